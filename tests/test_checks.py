@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
 from wamkit.testing.fixtures import randomize_weights, spec_with, with_overrides
-from wamkit.testing.parity import gradients, randomized, same_gradients, same_shapes, uncalled
+from wamkit.testing.parity import (
+    gradients,
+    randomize_parameters,
+    same_gradients,
+    same_shapes,
+    unused_modules,
+)
 
 TOY: Any = spec_with(backbone="toy").backbone
 feels, attends, cut, refuses = STACK
@@ -91,11 +97,11 @@ class Pair(nn.Module):
 
 def test_layers_that_adapters_would_miss_are_named() -> None:
     pair = Pair()
-    assert uncalled(pair, lambda: pair(torch.ones(1, 3))) == {"two"}
+    assert unused_modules(pair, lambda: pair(torch.ones(1, 3))) == {"two"}
 
 
 def test_gradients_of_every_weight_are_compared() -> None:
-    one, two = randomized(Pair()), randomized(Pair())
+    one, two = randomize_parameters(Pair()), randomize_parameters(Pair())
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
     assert ((one.norm.weight - 1).abs() < 1).all() and one.two.bias.any()
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))

@@ -113,7 +113,7 @@ def test_rows_can_be_distinguished(tmp_path: Path) -> None:
 def test_an_interruption_keeps_the_rows_that_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, asked = compare.compared, []
+    plain, asked = compare.compare_specs, []
 
     def interrupted(*args: Any) -> Any:
         asked.append(args)
@@ -121,7 +121,7 @@ def test_an_interruption_keeps_the_rows_that_are_finished(
             raise KeyboardInterrupt
         return plain(*args)
 
-    monkeypatch.setattr(compare, "compared", interrupted)
+    monkeypatch.setattr(compare, "compare_specs", interrupted)
     code, out, err = run("compare", TOY, TOY, "--no-measure", "--json")
     assert code == 130 and [row["name"] for row in json.loads(out)] == ["toy"]
     code, out, err = run("compare", TOY, TOY, "--no-measure")

@@ -13,7 +13,7 @@ import pytest
 
 from wamkit.cli.demo import drawing, page
 from wamkit.cli.demo.stages import Settings, Way, begin, spec_of
-from wamkit.cli.explain import explained
+from wamkit.cli.explain import explain_spec
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
 
@@ -84,7 +84,7 @@ def test_every_paradigm_fits_the_demo_and_can_be_drawn() -> None:
     for name in registry().names("paradigm"):
         spec = spec_of(name, 3)
         assert spec.paradigm.name == name and spec.seed == 3
-        drawn = ElementTree.fromstring(drawing.streams(explained(spec)))
+        drawn = ElementTree.fromstring(drawing.streams(explain_spec(spec)))
         assert "who sees whom" in (drawn[0].text or "")
 
 
@@ -96,7 +96,7 @@ def test_several_ways_are_compared_and_a_failure_is_reported(tmp_path: Path) -> 
     ]
     data = {"episodes": 4, "frames": 100, "seconds": 3.0}
     file = page.write(
-        tmp_path / "r.html", settings(), data, {"expert": RESULT}, ways, {"one": explained(spec)}
+        tmp_path / "r.html", settings(), data, {"expert": RESULT}, ways, {"one": explain_spec(spec)}
     )
     args = " ".join(expect_page(file).itertext())
     assert "The best of 2, one, solved 3 of 4" in args

@@ -12,7 +12,7 @@ import pytest
 from wamkit import build
 from wamkit.cli.demo import drawing, page
 from wamkit.cli.demo.stages import Settings, Way, spec_of
-from wamkit.cli.explain import explained
+from wamkit.cli.explain import explain_spec
 from wamkit.cli.matrix import markdown
 from wamkit.config.compositions import Cell
 from wamkit.config.parts import Conflict
@@ -70,7 +70,7 @@ def test_every_field_of_the_report_is_text(tmp_path: Path, bad: str) -> None:
     from PIL import Image
 
     spec = spec_of(None, 0)
-    explanation = explained(spec)
+    explanation = explain_spec(spec)
     for part in explanation["parts"]:
         part["name"] = bad
     explanation["roles"] = {f"{role}{bad}": count for role, count in explanation["roles"].items()}

@@ -20,7 +20,7 @@ from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import DenoisingTarget, Frames, ModelInputs, NoisyVectors, Text
 from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.policy import Policy
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
 
@@ -57,13 +57,13 @@ def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
 @pytest.fixture(scope="module")
 def wide(policy: Policy) -> Policy:
     """The policy in float64, in which the outputs were recorded."""
-    return doubled(policy)
+    return to_float64(policy)
 
 
 @pytest.fixture
 @float64()
 def inputs(wide: Policy, record: dict[str, Tensor]) -> ModelInputs:
-    return recorded(wide, doubled(record))
+    return recorded(wide, to_float64(record))
 
 
 def recorded(policy: Policy, record: dict[str, Tensor]) -> ModelInputs:
@@ -167,7 +167,7 @@ def test_losses_are_the_published_ones(
     wide: Policy, inputs: ModelInputs, record: dict[str, Tensor]
 ) -> None:
     assert inputs.video is not None and inputs.action is not None
-    record = doubled(record)
+    record = to_float64(record)
     out, flows = wide.model(inputs), wide.schedules
     assert out.video is not None and out.action is not None
     noise = {name: record[f"inputs/noise_{name}"] for name in ("video", "action")}

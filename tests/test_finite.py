@@ -284,7 +284,7 @@ def test_a_session_begins_anew_after_a_chunk_that_is_not_finite(
 def test_robots_get_no_action_that_is_not_finite() -> None:
     robot = Robot({}, (), ("dx", "dy"), (-1.0, -1.0), (1.0, 1.0), 10.0)
     with pytest.raises(WamkitError, match="an action is not finite: nan for 'dy'"):
-        robot.limited(np.array([0.0, NAN]))
+        robot.clip_action(np.array([0.0, NAN]))
 
 
 class Shaky(EnvironmentConfig):
@@ -389,7 +389,7 @@ def test_a_saved_policy_that_is_whole_still_loads(saved: Path, tmp_path: Path) -
 def test_an_infinite_future_is_not_cut_to_white_or_black(value: float) -> None:
     policy, seen = package.build(spec()), observation(spec(), batch=2)
     inputs = preprocessing.inference_inputs(policy, seen)
-    model = policy.guided(inputs)
+    model = policy.model_with_cfg(inputs)
     clip = policy.paradigm.imagine(model, inputs, policy.schedules, generator(0))
     expect_imagined(policy, preprocessing.decode_video(policy, clip, seen), seen)
     clip.z[1, 0, -1, 0, 0] = value

@@ -20,7 +20,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, observation, spec_with
 from wamkit.testing.parity import same_values
-from wamkit.testing.training import logged, recordings, same, saved, short_run, state
+from wamkit.testing.training import read_log, read_saved_state, recordings, same, short_run, state
 from wamkit.train import lora, read_config
 from wamkit.train.config import Lora, Parts, TrainConfig
 from wamkit.train.optim import add_adapters, set_trainable
@@ -73,7 +73,7 @@ def test_adapters_alone_learn_and_at_a_rate_of_their_own(folder: Path, tmp_path:
     policy = wamkit.build(SMALL)
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     run(folder, tmp_path / "run", policy, lora={"rank": 2, "lr": 6e-3}, weight_decay=0)
-    after = saved(tmp_path / "run")
+    after = read_saved_state(tmp_path / "run")
     changed = {
         n for n in after if n.startswith("backbone") and not torch.equal(after[n], before[n])
     }
@@ -83,7 +83,7 @@ def test_adapters_alone_learn_and_at_a_rate_of_their_own(folder: Path, tmp_path:
     assert {n for n in kept if n.startswith("weight/backbone")} == {
         f"weight/{n.removesuffix('.weight')}.lora_{x}.default.weight" for n in changed for x in "AB"
     }
-    rates = logged(tmp_path / "run")[0]["lr"]
+    rates = read_log(tmp_path / "run")[0]["lr"]
     assert rates["backbone"] == pytest.approx(2 * rates["action_head"])
 
 
@@ -104,8 +104,8 @@ def test_a_resumed_run_is_the_run_with_everything_switched_on(folder: Path, tmp_
     assert run(folder, tmp_path / "cut", on_step=stop, **on).step == 3
     assert run(folder, tmp_path / "cut", resume=True, **on).step == 4
     assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
-    assert same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
-    kept, weights = state(tmp_path / "whole"), saved(tmp_path / "whole")
+    assert same(read_saved_state(tmp_path / "cut"), read_saved_state(tmp_path / "whole"))
+    kept, weights = state(tmp_path / "whole"), read_saved_state(tmp_path / "whole")
     layer = "backbone.blocks.1.ffn.net.2"
     a, b = (kept[f"ema/{layer}.lora_{x}.default.weight"] for x in "AB")
     base = wamkit.build(SMALL).state_dict()[f"{layer}.weight"]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from wamkit.errors import WamkitError
 from wamkit.files.locate import weight_files
-from wamkit.files.paths import LONGEST, LONGEST_PART, fault_of_name, inside
+from wamkit.files.paths import LONGEST, LONGEST_PART, fault_of_name, resolve_inside
 from wamkit.files.shards import MOST_SHARDS
 
 REFUSED: dict[str, Any] = {
@@ -46,7 +46,7 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("name", list(REFUSED))
 def test_a_name_that_leads_out_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(WamkitError, match=REFUSED[name]) as problem:
-        inside(tmp_path, name, "index.json")
+        resolve_inside(tmp_path, name, "index.json")
     assert problem.value.what.startswith("index.json names the file ")
     assert "\0" not in str(problem.value) and "\x1b" not in str(problem.value)
 
@@ -58,7 +58,7 @@ def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["a", "a/b.bin", "..a/b..", "a b", "日本/é", "x" * LONGEST_PART])
 def test_other_names_are_below_the_folder(name: str, tmp_path: Path) -> None:
-    assert inside(tmp_path, name, "index.json") == tmp_path / name
+    assert resolve_inside(tmp_path, name, "index.json") == tmp_path / name
 
 
 def _index(folder: Path, suffix: str, shard: Any) -> None:

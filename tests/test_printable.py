@@ -15,7 +15,7 @@ import pytest
 
 from wamkit import WamkitError
 from wamkit.cli import _output as output
-from wamkit.cli._notes import noted
+from wamkit.cli._notes import print_notes
 from wamkit.config.spec import parse, read
 from wamkit.errors import OBEYED, printable
 from wamkit.files.printable import OneLine, escaped
@@ -93,7 +93,7 @@ def test_errors_and_warnings_are_printable(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(
             warnings, "showwarning", lambda text, *_, **__: printed.append(str(text))
         )
-        noted(lambda: warnings.warn("a\x1b[2J", stacklevel=2))()
+        print_notes(lambda: warnings.warn("a\x1b[2J", stacklevel=2))()
     assert printed == ["a\\x1b[2J"]
 
 

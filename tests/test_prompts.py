@@ -14,7 +14,7 @@ from wamkit.interfaces.types import Text
 from wamkit.policy.preprocessing import training_inputs
 from wamkit.policy.text_cache import TextEmbeddingCache, trim_padding
 from wamkit.testing.fixtures import batch_of, spec_with
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 WIDTH = 4
 
@@ -60,7 +60,7 @@ def test_what_may_be_looked_at_is_never_cut() -> None:
 @pytest.mark.parametrize("name", registry().names("backbone"))
 @float64()
 def test_velocities_are_the_same_without_what_is_hidden(name: str) -> None:
-    policy = doubled(wamkit.build(spec_with(backbone=name)))
+    policy = to_float64(wamkit.build(spec_with(backbone=name)))
     inputs = training_inputs(policy, batch_of(policy.spec, size=1))
     rng = torch.Generator().manual_seed(0)
     noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, rng)

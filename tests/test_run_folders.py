@@ -20,7 +20,7 @@ from wamkit.config import runs
 from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.testing.training import logged, recordings, same, saved, short_run, state
+from wamkit.testing.training import read_log, read_saved_state, recordings, same, short_run, state
 from wamkit.train.trainer import Summary
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
@@ -342,7 +342,7 @@ def test_damaged_lines_of_a_log_are_reported_and_kept_in_a_file(
     train(package.build(SMALL), data, run, config, resume=True, note=notes.append)
     assert ["damaged lines: 1, 2, 3, 4, 5;" in line for line in notes] == [True]
     assert (run / "log-damaged.jsonl").read_bytes().startswith(b"[1]")
-    steps = [line["step"] for line in logged(run) if "loss" in line]
+    steps = [line["step"] for line in read_log(run) if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
@@ -368,7 +368,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
         go(folder, run)
     assert error.value.hint.startswith("--resume begins it again")
     assert go(folder, run, resume=True).step == 4
-    assert same(state(run), state(begun)) and len(logged(run)) == len(logged(begun))
+    assert same(state(run), state(begun)) and len(read_log(run)) == len(read_log(begun))
 
 
 def test_a_run_without_a_checkpoint_begins_again_as_it_was_or_not_at_all(
@@ -502,7 +502,7 @@ def test_without_links_text_files_name_the_checkpoints(
     assert (place / "last").read_text() == f"{NEWEST}\n"
     assert done.best is not None and (place / "best").read_text() == f"{done.best.name}\n"
     assert go(folder, tmp_path / "run", steps=6, resume=True).step == 6
-    whole = saved(tmp_path / "run", "step-000006")
+    whole = read_saved_state(tmp_path / "run", "step-000006")
     assert same(Policy.load(place / "last/policy").state_dict(), whole)
     assert wamkit("check", place / "last")[0] == wamkit("check", place / "best/policy")[0] == 0
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 import wamkit as package
 from wamkit import Observation, WamkitError
-from wamkit.config.seeds import MOST, expect_seed, folded, narrowed
-from wamkit.serve.protocol import _seed
+from wamkit.config.seeds import MOST, expect_seed, fold_seed, to_32_bits
+from wamkit.serve.protocol import _parse_seed
 from wamkit.simulate.policy_runner import RunningEpisode
 from wamkit.train.config import read_config
 
@@ -32,14 +32,14 @@ def test_a_seed_of_64_bits_acts_imagines_and_builds(seed: int) -> None:
     assert not one.equal(policy.act(seen, seed=seed ^ 1).values)
     assert policy.act(seen, seed=[seed]).values.isfinite().all()
     assert policy.imagine(seen, seed=np.uint64(seed)).canvas.isfinite().all()
-    assert _seed({"seed": seed}) == seed
+    assert _parse_seed({"seed": seed}) == seed
 
 
 @pytest.mark.parametrize("seed", NONE, ids=lambda seed: str(type(seed).__name__))
 def test_what_is_no_seed_is_refused_with_a_message(seed: Any) -> None:
     policy = package.build(SMALL)
     seen = Observation({"front": np.zeros((16, 16, 3), np.uint8)}, "go")
-    ways: list[Callable[[], Any]] = [lambda: expect_seed(seed), lambda: _seed({"seed": seed})]
+    ways: list[Callable[[], Any]] = [lambda: expect_seed(seed), lambda: _parse_seed({"seed": seed})]
     if not isinstance(seed, str | list):
         ways += [lambda: policy.act(seen, seed=seed), lambda: policy.imagine(seen, seed=[seed])]
     for way in ways:
@@ -61,11 +61,11 @@ def test_settings_and_specs_refuse_what_is_no_seed(seed: str) -> None:
 
 
 def test_seeds_that_are_derived_stay_seeds() -> None:
-    assert folded(MOST * 100_003 + 7) <= MOST and folded(12) == 12
+    assert fold_seed(MOST * 100_003 + 7) <= MOST and fold_seed(12) == 12
     assert RunningEpisode(3, {}, decisions=5).draw == 3 * 100_003 + 5
     assert 0 <= RunningEpisode(MOST, {}, decisions=5).draw <= MOST
-    assert narrowed(2**32 - 1) == 2**32 - 1
-    wide = {narrowed(2**32 + i) for i in range(100)}
+    assert to_32_bits(2**32 - 1) == 2**32 - 1
+    wide = {to_32_bits(2**32 + i) for i in range(100)}
     assert len(wide) == 100 and max(wide) < 2**32
     with pytest.raises(WamkitError, match="9 more seeds from there on go beyond 64 bits"):
         expect_seed(MOST - 8, room=10)

@@ -304,7 +304,9 @@ def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _collected(parts, 5, stops_at=5)
     asked = CollectionConfig(Rail(broken=3))
-    assert asked.kept(parts) == 3 and not CollectionConfig(Rail(broken=3), seed=9).kept(parts)
+    assert asked.count_kept(parts) == 3 and not CollectionConfig(Rail(broken=3), seed=9).count_kept(
+        parts
+    )
     assert _collected(parts, 5) == [5, 6, 7] and _collected(parts, 5) == []
     assert check(parts, decode=True) == []
     assert len(list(tmp_path.iterdir())) == 2
@@ -312,7 +314,7 @@ def test_a_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
     one, two = (ColumnStore(r, r.episodes, names) for r in map(LeRobotFolder, (whole, parts)))
     for name in names:
         np.testing.assert_array_equal(one[name], two[name])
-    assert _collected(parts, 6) == [8] and asked.kept(parts) == 6
+    assert _collected(parts, 6) == [8] and asked.count_kept(parts) == 6
 
 
 def test_ctrl_c_while_an_episode_is_written_keeps_it(tmp_path: Path) -> None:
@@ -326,7 +328,7 @@ def test_ctrl_c_while_an_episode_is_written_keeps_it(tmp_path: Path) -> None:
         open_dataset(tmp_path / "d", workers.robot(), "video") as made,
     ):
         collect(workers, made, 4, keep_every=10, on_rollout=on_rollout)
-    assert CollectionConfig(Rail()).kept(tmp_path / "d") == 2 and check(tmp_path / "d") == []
+    assert CollectionConfig(Rail()).count_kept(tmp_path / "d") == 2 and check(tmp_path / "d") == []
 
 
 def test_ctrl_c_before_the_first_episode_leaves_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import wamkit
-from wamkit.cli.explain import explained
+from wamkit.cli.explain import explain_spec
 from wamkit.config.check import check
 from wamkit.config.programs import program_of
 from wamkit.config.registry import registry
@@ -145,7 +145,7 @@ def test_acting_without_the_target_is_refused_or_asked_for(backbone: str) -> Non
         assert not check(asked)
         policy = randomize_weights(wamkit.build(asked))
         assert next(level for _, _, level in passes(policy)) == 0
-        assert explained(asked)["cacheable"] == explained(spec)["cacheable"]
+        assert explain_spec(asked)["cacheable"] == explain_spec(spec)["cacheable"]
         expect_batch_independent(policy)
     for paradigm in ("idm", "autoregressive"):
         for level in ("target", "target_or_clean"):
@@ -162,13 +162,13 @@ def test_without_target_frames_text_is_clean_everywhere() -> None:
     spec = spec_with(backbone="qwen_image", action_head="mot", paradigm="single_pass")
     alone = with_overrides(spec, "video.num_frames=1", 'backbone.text_sigma="target"')
     assert not check(alone)
-    assert "text" in explained(alone)["cacheable"]
+    assert "text" in explain_spec(alone)["cacheable"]
 
 
 def test_explain_and_plan_report_that_nothing_is_kept() -> None:
     clean, spec = around(level="clean"), around()
-    assert {"text", "context"} <= set(explained(clean)["cacheable"])
-    explanation = explained(spec)
+    assert {"text", "context"} <= set(explain_spec(clean)["cacheable"])
+    explanation = explain_spec(spec)
     assert explanation["cacheable"] == [] and explanation["text_level"] == "target"
     assert {"text", "context", "target"} <= set(explanation["program"][0]["roles"])
     assert len(program_of(clean)) == len(program_of(spec)) + 1

@@ -25,7 +25,7 @@ from wamkit.testing.fixtures import (
     run_paradigm,
     spec_with,
 )
-from wamkit.testing.parity import doubled, float64, other_values, same_gradients, same_values
+from wamkit.testing.parity import float64, other_values, same_gradients, same_values, to_float64
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e8])
@@ -121,11 +121,11 @@ def test_doubled_copies_modules_tensors_and_what_holds_them() -> None:
     layer = nn.Linear(2, 2)
     frames = Frames(torch.zeros(1, 1, 1, 2, 2), ("target",), torch.zeros(1), torch.zeros(1, 1))
     text = Text(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
-    again, (video, prompt), named = doubled((layer, (frames, text), {"x": torch.zeros(1)}))
+    again, (video, prompt), named = to_float64((layer, (frames, text), {"x": torch.zeros(1)}))
     assert again.weight.dtype == torch.float64 and layer.weight.dtype == torch.float32
     assert video.z.dtype == video.sigma.dtype == prompt.tokens.dtype == named["x"].dtype
     assert video.z.dtype == torch.float64 and prompt.valid.dtype == torch.bool
-    assert doubled(torch.arange(2)).dtype == torch.int64
+    assert to_float64(torch.arange(2)).dtype == torch.int64
 
 
 class Narrow(TorchFunctionMode):
@@ -149,7 +149,7 @@ BACKBONES = [default(cls) for cls in registry() if cls.kind == "backbone"]
 def test_every_backbone_computes_all_of_it_in_float64(part: Part) -> None:
     spec = compose(part)
     model = randomize_weights(spec.backbone.build()).eval()
-    wide, video, text = doubled((model, *random_frames(spec.backbone.traits, spec.latent_size)))
+    wide, video, text = to_float64((model, *random_frames(spec.backbone.traits, spec.latent_size)))
     with Narrow() as narrow, float64(), torch.no_grad():
         assert predict_frames(wide, video, text).dtype == torch.float64
     assert not narrow.found

@@ -17,7 +17,7 @@ from wamkit.data import Samples, collate, compute_statistics
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of
-from wamkit.testing.training import logged, recordings, same, saved, short_run, state
+from wamkit.testing.training import read_log, read_saved_state, recordings, same, short_run, state
 from wamkit.train import checkpoints, read_config
 from wamkit.train.batches import seed_of, shard
 from wamkit.train.config import TrainConfig
@@ -40,7 +40,7 @@ def run(folder: Path, out: Path, policy: Policy | None = None, **settings: Any) 
 
 def test_training_lowers_the_loss_on_held_out_samples(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run", steps=60, save_every=30, warmup_ratio=0.1, lr=1e-2, batch_size=8)
-    lines = logged(tmp_path / "run")
+    lines = read_log(tmp_path / "run")
     held = [line["validation"]["loss"] for line in lines if "validation" in line]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(held) == 2 and len(losses) == 60
@@ -59,13 +59,13 @@ def test_a_resumed_run_has_every_weight_of_one_that_was_never_interrupted(
 
     cut = run(folder, tmp_path / "cut", gradient_accumulation_steps=2, on_step=stop)
     assert (cut.interrupted, cut.step) == (True, 4)
-    assert not same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
+    assert not same(read_saved_state(tmp_path / "cut"), read_saved_state(tmp_path / "whole"))
     done = run(folder, tmp_path / "cut", gradient_accumulation_steps=2, resume=True)
     assert (done.interrupted, done.step) == (False, 6)
     assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
-    assert same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
+    assert same(read_saved_state(tmp_path / "cut"), read_saved_state(tmp_path / "whole"))
     timeless = ("samples_per_second", "tokens_per_second", "waiting")
-    logs = [logged(tmp_path / name) for name in ("cut", "whole")]
+    logs = [read_log(tmp_path / name) for name in ("cut", "whole")]
     for lines in logs:
         for line in lines:
             for key in timeless:
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_a_policy_with_the_average_and_the_statistics(
 ) -> None:
     policy = wamkit.build(RAW)
     run(folder, tmp_path / "run", policy)
-    weights, kept = saved(tmp_path / "run"), state(tmp_path / "run")
+    weights, kept = read_saved_state(tmp_path / "run"), state(tmp_path / "run")
     name = "backbone.blocks.0.to_out.weight"
     name = name if name in weights else next(n for n in weights if n.startswith("backbone"))
     assert torch.equal(weights[name], kept[f"ema/{name}"])
@@ -118,7 +118,7 @@ def test_frozen_parts_stay_and_parts_have_rates_of_their_own(folder: Path, tmp_p
         name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])
     }
     assert changed == {"action_head", "text_encoder"}
-    rates = logged(tmp_path / "run")[0]["lr"]
+    rates = read_log(tmp_path / "run")[0]["lr"]
     assert set(rates) == {"action_head", "text_encoder"}
     assert rates["text_encoder"] == pytest.approx(3 * rates["action_head"])
 
@@ -149,7 +149,7 @@ def test_bfloat16_keeps_weights_in_float32(folder: Path, tmp_path: Path) -> None
     run(folder, tmp_path / "half", policy, steps=2, precision="bfloat16")
     run(folder, tmp_path / "full", steps=2)
     assert all(p.dtype == torch.float32 for p in policy.parameters())
-    half, whole = (logged(tmp_path / n)[0]["loss"] for n in ("half", "full"))
+    half, whole = (read_log(tmp_path / n)[0]["loss"] for n in ("half", "full"))
     assert half == pytest.approx(whole, rel=2e-2) and half != whole
 
 
@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_and_names_the_sam
     assert e.value.what.count("episode") == 4 and "wamkit data check" in e.value.hint
     last = tmp_path / "run/checkpoints/last"
     assert last.resolve().name == "step-000002"
-    assert same(saved(tmp_path / "run"), kept)
+    assert same(read_saved_state(tmp_path / "run"), kept)
     done = run(folder, tmp_path / "run", ema=None, resume=True)
     run(folder, tmp_path / "healthy", ema=None)
     assert done.step == 6 and same(state(tmp_path / "run"), state(tmp_path / "healthy"))
@@ -225,7 +225,7 @@ def test_a_kill_while_saving_loses_nothing(
 def test_the_newest_checkpoints_and_the_best_are_kept(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run", save_every=1, max_checkpoints=2, lr=1e-3)
     place = tmp_path / "run" / "checkpoints"
-    lines = logged(tmp_path / "run")
+    lines = read_log(tmp_path / "run")
     held = {line["step"]: line["validation"]["loss"] for line in lines if "validation" in line}
     best = min(held, key=lambda step: held[step])
     assert (place / "best").resolve().name == f"step-{best:06d}"
@@ -257,7 +257,7 @@ def test_the_gradient_noise_scale_is_logged_with_several_passes(
     folder: Path, tmp_path: Path
 ) -> None:
     run(folder, tmp_path / "run", gradient_accumulation_steps=4, steps=4)
-    lines = [x for x in logged(tmp_path / "run") if "loss" in x]
+    lines = [x for x in read_log(tmp_path / "run") if "loss" in x]
     assert all("noise_scale" in line and line["gradient"] > 0 for line in lines)
 
 
@@ -280,7 +280,7 @@ def test_values_are_those_of_demonstrations_that_succeed(folder: Path, tmp_path:
     assert values is not None
     assert values.tolist() == pytest.approx([2 * 0.5**5 - 1, 1.0, 1.0])  # 4 actions, 10 frames
     run(folder, tmp_path / "run", policy, steps=1)
-    assert "value" in logged(tmp_path / "run")[0]["parts"]
+    assert "value" in read_log(tmp_path / "run")[0]["parts"]
 
 
 def test_shards_together_are_the_batch() -> None:

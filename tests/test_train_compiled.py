@@ -17,7 +17,7 @@ from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, spec_with
 from wamkit.testing.parity import same_values
-from wamkit.testing.training import logged, recordings, short_run
+from wamkit.testing.training import read_log, recordings, short_run
 from wamkit.train import distributed, trainer
 from wamkit.train.config import Lora, TrainConfig
 from wamkit.train.optim import add_adapters, set_trainable
@@ -85,7 +85,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
     for compiled in (False, True):
         policy, out = build(), tmp_path / str(compiled)
         short_run(policy, folder, out, steps=2, batch_size=2, val_fraction=0, compile=compiled)
-        losses.append([line["loss"] for line in logged(out)])
+        losses.append([line["loss"] for line in read_log(out)])
         assert not any("pre_attention" in vars(m) for m in policy.modules())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

@@ -17,7 +17,7 @@ from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.data import Columns
 from wamkit.errors import WamkitError
-from wamkit.testing.training import SHORT, recordings, same, saved, short_run, state
+from wamkit.testing.training import SHORT, read_saved_state, recordings, same, short_run, state
 from wamkit.train.config import TrainConfig, read_config
 from wamkit.train.nonfinite import not_finite
 from wamkit.train.processes import Processes
@@ -52,10 +52,13 @@ def spoiled(folder: Path, out: Path, spoil: Callable[[Trainer], Tensor], at: int
 @pytest.mark.parametrize(
     ("named", "spoil"),
     [
-        (f"weight {UNUSED}", lambda t: t.learned[UNUSED]),
-        (f"first moment of {UNUSED}", lambda t: t.optimizer.state[t.learned[UNUSED]]["exp_avg"]),
+        (f"weight {UNUSED}", lambda t: t.trainable_weights[UNUSED]),
+        (
+            f"first moment of {UNUSED}",
+            lambda t: t.optimizer.state[t.trainable_weights[UNUSED]]["exp_avg"],
+        ),
         (f"second moment of {UNUSED}", lambda t: _moment(t)),
-        (f"average {UNUSED}", lambda t: t.ema.values[list(t.learned).index(UNUSED)]),
+        (f"average {UNUSED}", lambda t: t.ema.values[list(t.trainable_weights).index(UNUSED)]),
     ],
 )
 def test_a_number_that_no_loss_shows_is_found_before_it_is_saved(
@@ -74,7 +77,7 @@ def test_a_number_that_no_loss_shows_is_found_before_it_is_saved(
 
 
 def _moment(trainer: Trainer) -> Tensor:
-    found: Tensor = trainer.optimizer.state[trainer.learned[UNUSED]]["exp_avg_sq"]
+    found: Tensor = trainer.optimizer.state[trainer.trainable_weights[UNUSED]]["exp_avg_sq"]
     return found
 
 
@@ -87,7 +90,11 @@ def test_a_loss_that_weights_have_spoiled_saves_nothing(folder: Path, tmp_path: 
 
 
 def _of_the_head(trainer: Trainer) -> Tensor:
-    weights = [p for n, p in trainer.learned.items() if n.startswith("action_head") and p.ndim > 1]
+    weights = [
+        p
+        for n, p in trainer.trainable_weights.items()
+        if n.startswith("action_head") and p.ndim > 1
+    ]
     return weights[-1]
 
 
@@ -108,7 +115,7 @@ def test_a_learning_rate_that_diverges_leaves_no_checkpoint_that_is_not_finite(
     assert "lower lr, and clip gradients (max_grad_norm=1)" in error.value.hint
     for checkpoint in (out / "checkpoints").glob("step-*"):
         assert all(bool(x.isfinite().all()) for x in state(out, checkpoint.name).values())
-        saved(out, checkpoint.name)
+        read_saved_state(out, checkpoint.name)
 
 
 def test_a_state_that_is_saved_is_not_saved_again(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import wamkit
 from wamkit.testing.parity import same_values
-from wamkit.testing.training import logged, recordings, saved, short_run
+from wamkit.testing.training import read_log, read_saved_state, recordings, short_run
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
 SETTINGS: dict[str, Any] = {"ema": 0.9, "imagine_every": 4}
@@ -141,7 +141,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in logged(run) if "loss" in line]
+    return [line["loss"] for line in read_log(run) if "loss" in line]
 
 
 @pytest.mark.parametrize(
@@ -157,15 +157,15 @@ def losses(run: Path) -> list[float]:
 )
 def test_two_processes_train_as_one_does(runs: Path, how: str, like: str) -> None:
     assert losses(runs / how) == pytest.approx(losses(runs / like), rel=1e-4)
-    ours, theirs = saved(runs / how), saved(runs / like)
+    ours, theirs = read_saved_state(runs / how), read_saved_state(runs / like)
     assert ours.keys() == theirs.keys()
     for name in ours:
         found, wanted = ours[name], theirs[name]
         if name.endswith("text_kv.bias"):  # of keys it changes nothing: AdamW follows rounding
             found, wanted = (bias.chunk(2)[1] for bias in (found, wanted))
         same_values(found, wanted, 0.001)
-    validations = [line["validation"] for line in logged(runs / how) if "validation" in line]
-    held = logged(runs / like)[-1]["validation"]
+    validations = [line["validation"] for line in read_log(runs / how) if "validation" in line]
+    held = read_log(runs / like)[-1]["validation"]
     assert validations[-1]["loss"] == pytest.approx(held["loss"], rel=1e-4)
     assert (runs / how / "imagined" / "step-000004.png").is_file()
 

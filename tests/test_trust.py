@@ -11,7 +11,7 @@ import pytest
 from wamkit import Policy, WamkitError, build, check, trusting_paths
 from wamkit.cli import VERBS, verb
 from wamkit.config.spec import read
-from wamkit.config.trust import memory, named_paths, remember, remembered
+from wamkit.config.trust import memory, named_paths, remember, trusted_paths
 from wamkit.files import strict_yaml
 
 TOY = Path(__file__).parent.parent / "examples/toy.toml"
@@ -67,7 +67,7 @@ def test_a_trusted_path_is_remembered_for_the_next_time(policy: Path) -> None:
     changed(policy, backbone="/models/a")
     with trusting_paths():
         read(policy)
-    assert remembered() == {"/models/a"}
+    assert trusted_paths() == {"/models/a"}
     assert read(policy)
     changed(policy, backbone="/models/b")
     with pytest.raises(WamkitError, match="/models/b"):
@@ -90,16 +90,16 @@ def test_a_home_that_cannot_be_written_loses_only_the_memory(
     changed(policy, backbone="/models/a")
     with trusting_paths():
         assert read(policy)
-    assert remembered() == set()
+    assert trusted_paths() == set()
 
 
 def test_a_damaged_memory_trusts_nothing_more() -> None:
     remember(["/models/a"])
     with memory().open("ab") as stream:
         stream.write(b'"/models/b\n[1]\n"/models/c"\n')
-    assert remembered() == {"/models/a", "/models/c"}
+    assert trusted_paths() == {"/models/a", "/models/c"}
     memory().write_bytes(b"\xff\xfe")
-    assert remembered() == set()
+    assert trusted_paths() == set()
 
 
 def test_the_command_line_asks_and_takes_the_answer(policy: Path, wamkit: Wamkit) -> None:
@@ -142,6 +142,6 @@ def test_paths_are_known_by_their_field_or_by_their_form(
 
 def test_a_saved_policy_remembers_the_paths_of_its_maker(tmp_path: Path) -> None:
     remember(["/models/t5"])
-    assert Path("/models/t5").as_posix() in remembered()
+    assert Path("/models/t5").as_posix() in trusted_paths()
     remember(["/models/t5", "/models/t5/../t5"])
     assert memory().read_text().count("/models/t5") == 1

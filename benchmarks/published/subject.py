@@ -145,7 +145,7 @@ class Subject:
         """How far actions with caches are from those without any."""
         policy, inputs = self.policy, with_fresh_caches(self.inputs)
         slow = policy.paradigm.act(
-            uncached(policy.guided(inputs)), inputs, policy.schedules, generator(0)
+            uncached(policy.model_with_cfg(inputs)), inputs, policy.schedules, generator(0)
         )
         return apart(self.sample(), slow.action)
 

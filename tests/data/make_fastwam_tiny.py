@@ -17,7 +17,7 @@ from fastwam.models.wan22.schedulers.scheduler_continuous import WanContinuousFl
 from fastwam.models.wan22.wan_video_dit import WanVideoDiT
 from safetensors.torch import save_file
 
-from wamkit.testing.tolerance import doubled, float64
+from wamkit.testing.tolerance import float64, to_float64
 
 HEADS, HEAD, TEXT, LAYERS = 2, 12, 16, 2
 
@@ -106,7 +106,7 @@ def main(out: str) -> None:
         "text": torch.randn(2, 5, TEXT, generator=rng),
         "proprio": torch.randn(2, 3, generator=rng),
     }
-    outputs = computed(*doubled((mot, proprio, inputs)))
+    outputs = computed(*to_float64((mot, proprio, inputs)))
     state = {f"weights/{k}": v for k, v in mot.state_dict().items()}
     state |= {f"weights/proprio_encoder.{k}": v for k, v in proprio.state_dict().items()}
     state |= {f"inputs/{k}": v for k, v in inputs.items()}

@@ -252,7 +252,7 @@ def learned(policy: Policy, batch: Batch, seed: Any) -> Print:
 def imagined(policy: Policy, seen: Observation, seed: Any) -> Tensor:
     """Latents [B, C, T, h, w] of what a policy imagines, those that are observed included."""
     inputs = inference_inputs(policy, seen)
-    model = policy.guided(inputs)
+    model = policy.model_with_cfg(inputs)
     return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seed)).z
 
 

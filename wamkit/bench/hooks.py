@@ -83,10 +83,10 @@ class StageRecorder:
             places.append((policy, "model", _pass))
         with ExitStack() as stack:
             for owner, name, label in places:
-                stack.enter_context(hook_method(owner, name, self._timed(label)))
+                stack.enter_context(hook_method(owner, name, self._time_calls(label)))
             yield
 
-    def _timed(self, label: Label) -> Callable[..., Any]:
+    def _time_calls(self, label: Label) -> Callable[..., Any]:
         def around(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             found: list[Any] = []
             call = Call(label(*args, **kwargs), 0.0)

@@ -31,7 +31,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     that torch's own kernels use here, and "instructions" those that count for products.
     """
     gpu = device.type == "cuda"
-    listed = _listed()
+    listed = _list_values()
     found: dict[str, Any] = {
         "device": device.type,
         "name": torch.cuda.get_device_name(device) if gpu else _name(listed),
@@ -61,7 +61,7 @@ def load_warning(found: Mapping[str, Any]) -> str | None:
     )
 
 
-def _listed() -> list[dict[str, str]]:
+def _list_values() -> list[dict[str, str]]:
     """Fields of /proc/cpuinfo, one table per processor; empty on other systems."""
     listing = Path("/proc/cpuinfo")
     if not listing.is_file():

@@ -174,7 +174,7 @@ def framework(policy: Policy, act: Callable[[], None], iters: int) -> list[float
             call()
 
     by_hand()
-    spent = _processor if policy.device.type == "cpu" else seconds
+    spent = _cpu_time if policy.device.type == "cpu" else seconds
     pairs = [(spent(act, policy.device), spent(by_hand, policy.device)) for _ in range(iters)]
     return [(whole - hand) / whole for whole, hand in pairs]
 
@@ -184,7 +184,7 @@ def _quartiles(found: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def _processor(run: Callable[[], Any], device: torch.device) -> float:
+def _cpu_time(run: Callable[[], Any], device: torch.device) -> float:
     """Processor seconds of one run on the CPU, which others on the machine disturb least."""
     start = time.process_time()
     run()

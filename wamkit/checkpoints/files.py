@@ -68,7 +68,7 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for file in files:
-        entries_of_file = _pickled(file) if file.suffix in PICKLED else header(file)
+        entries_of_file = _pickled_header(file) if file.suffix in PICKLED else header(file)
         for name, (shape, dtype) in entries_of_file.items():
             if name in found:
                 raise WamkitError(
@@ -152,6 +152,6 @@ class Reader:
         return torch.cat(tensor.chunk(2)[::-1]) if entry.swap_halves else tensor
 
 
-def _pickled(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _pickled_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return what `header` returns, for a pickled checkpoint."""
     return {k: (tuple(v.shape), code(v.dtype)) for k, v in pickled.tensors(file).items()}

@@ -38,7 +38,7 @@ def tensors(file: Path) -> dict[str, Tensor]:
 @lru_cache(maxsize=1)
 def _tensors_at(file: Path, _changed: int) -> dict[str, Tensor]:
     refuse_placeholder(file)
-    known = scan(file, _trusted())
+    known = scan(file, _safe_globals())
     storages: dict[int, int] = {}
     content = _load_content(file, known, storages)
     found: dict[str, Tensor] = {}
@@ -64,7 +64,7 @@ def _tensors_at(file: Path, _changed: int) -> dict[str, Tensor]:
     return found
 
 
-def _trusted() -> list[str]:
+def _safe_globals() -> list[str]:
     """The globals that the user has called safe with `torch.serialization.add_safe_globals`."""
     paths = []
     for one in torch.serialization.get_safe_globals():

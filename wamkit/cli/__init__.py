@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ..errors import did_you_mean
 from ..files.variables import VARIABLES
 from ._help import Verb, formatter
-from ._notes import noted
+from ._notes import print_notes
 from ._options import trust_paths
 from ._output import polite
 
@@ -89,7 +89,7 @@ def _summary(text: str) -> str:
 def verb(name: str) -> Any:
     """The typer command of one verb."""
     module = import_module(f".{VERBS[name]}", __name__)
-    run = polite(noted(module.command))
+    run = polite(print_notes(module.command))
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(run)
     command = typer.main.get_command(single)

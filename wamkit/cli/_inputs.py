@@ -47,7 +47,7 @@ def at_toy_size(source: Path, overrides: Sequence[str]) -> tuple[PolicySpec, lis
     return spec, notes
 
 
-def loaded(
+def load_policy(
     source: Path,
     spec: PolicySpec,
     device: str,
@@ -90,7 +90,7 @@ def _random(policy: Policy, kind: str) -> bool:
     return any(True for _ in getattr(policy, kind).parameters())
 
 
-def observed(
+def build_observation(
     spec: PolicySpec, images: Sequence[str], state: str | None, prompt: str, *, tiny: bool
 ) -> tuple[Observation, list[str]]:
     """Build the observation, and notes on filled-in values.

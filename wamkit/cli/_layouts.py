@@ -20,9 +20,9 @@ from ._tables import (
     drawn,
     drawn_head,
     drawn_row,
+    extract_shared,
     least,
     natural,
-    said_once,
     total,
     widths_within,
 )
@@ -34,7 +34,7 @@ def choose(table: Table, width: int, rule: str) -> list[Line]:
     """As it is if it fits, else in the way that takes the fewest lines."""
     if total(natural(table)) <= width:
         return drawn(table, natural(table), rule)
-    fewer, caption = said_once(table, width)
+    fewer, caption = extract_shared(table, width)
     if total(natural(fewer)) <= width:
         return caption + drawn(fewer, natural(fewer), rule)
     found = [
@@ -47,7 +47,7 @@ def choose(table: Table, width: int, rule: str) -> list[Line]:
     return caption + min(found, key=lambda pair: pair[0])[1]
 
 
-def folded(table: Table, width: int, rule: str) -> Lines:
+def fold_layout(table: Table, width: int, rule: str) -> Lines:
     """The table as it is, its text folded at spaces."""
     sizes = widths_within(table, width)
     return None if sizes is None else drawn(table, sizes, rule)
@@ -67,14 +67,14 @@ def split(table: Table, width: int, rule: str) -> Lines:
         part = table.only(group)
         if k:  # rows that the first of the tables holds already
             part.rows = [row for row in part.rows if any(row.cells[table.keys :])]
-        made = folded(part, width, rule)
+        made = fold_layout(part, width, rule)
         if made is None:
             return None
         lines += [*([Line("")] if lines else []), *made]
     return lines
 
 
-def lettered(table: Table, width: int, rule: str) -> Lines:
+def letter_layout(table: Table, width: int, rule: str) -> Lines:
     """Marks below letters, with a legend of the letters above."""
     sizes = least(replace(table, show_header=False))
     long = [
@@ -89,7 +89,7 @@ def lettered(table: Table, width: int, rule: str) -> Lines:
         replace(column, name=letters.get(i, column.name)) for i, column in enumerate(table.columns)
     ]
     short = replace(table, columns=columns)
-    made = folded(short, width, rule) or split(short, width, rule)
+    made = fold_layout(short, width, rule) or split(short, width, rule)
     if made is None:
         return None
     legend = fold_items((f"{letters[i]} {table.columns[i].name}" for i in long), width)
@@ -151,13 +151,13 @@ def beneath(table: Table, width: int, rule: str) -> Lines:
                 f"{column.name}: {unbroken(text) if column.whole else text}".removeprefix(": ")
                 for column, text in filled_cells
             ]
-        for text in _packed(texts, width - 4):
+        for text in _pack_columns(texts, width - 4):
             for line in fold(text, width - 4, "  "):
                 lines.append(Line(f"    {line}".replace(GLUE, " "), row.style))
     return lines
 
 
-def _packed(texts: list[str], width: int) -> list[str]:
+def _pack_columns(texts: list[str], width: int) -> list[str]:
     """Short ones share a line."""
     lines: list[str] = []
     for text in texts:
@@ -169,8 +169,8 @@ def _packed(texts: list[str], width: int) -> list[str]:
 
 
 WAYS: tuple[tuple[float, Callable[[Table, int, str], Lines]], ...] = (
-    (1.0, folded),
-    (1.05, lettered),
+    (1.0, fold_layout),
+    (1.05, letter_layout),
     (1.1, split),
     (1.2, exif_orientation),
     (1.5, beneath),

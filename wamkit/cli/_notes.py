@@ -11,7 +11,7 @@ from ..errors import Note, printable
 from ._output import note
 
 
-def noted(command: Callable[..., None]) -> Callable[..., None]:
+def print_notes(command: Callable[..., None]) -> Callable[..., None]:
     """Wrap `command` to print each `Note` once; other warnings are printed as usual."""
 
     @functools.wraps(command)

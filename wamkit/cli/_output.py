@@ -191,7 +191,7 @@ def polite(command: Callable[..., None]) -> Callable[..., None]:
             error(str(problem), "check the path, its permissions and the space that is left")
             raise typer.Exit(BAD) from None
         except Exception as problem:
-            _unexpected(problem)
+            _report_bug(problem)
 
     return run
 
@@ -218,7 +218,7 @@ def _is_memory(problem: Exception) -> bool:
     return known or (isinstance(problem, RuntimeError) and bool(_ROOM.search(str(problem))))
 
 
-def _unexpected(problem: Exception) -> NoReturn:
+def _report_bug(problem: Exception) -> NoReturn:
     if _is_memory(problem):
         error(f"out of memory: {problem}", "try --tiny, --set dtype=bfloat16 or another --device")
     elif os.environ.get(DEBUG):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.check import lacking
+from ..config.check import missing_files
 from ..config.parts import (
     ActionHeadConfig,
     HeadContext,
@@ -22,7 +22,7 @@ def parameters(part: Part, sizes: HeadContext | None = None) -> int | str:
         return 0
     if isinstance(part, TextEncoderConfig) and part.external_weights:
         return "kept by reference, in a folder of its own"
-    if missing := lacking(part):
+    if missing := missing_files(part):
         return f"not counted: {', '.join(missing)} is not installed"
     if isinstance(part, ActionHeadConfig) and sizes is None:
         return "depends on the rest of a policy: `wamkit explain SPEC`"

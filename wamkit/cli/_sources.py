@@ -7,7 +7,7 @@ from pathlib import Path
 from ._output import note
 
 
-def taken(source: Path) -> Path:
+def resolve_source(source: Path) -> Path:
     """The folder of the saved policy that `source` means, or `source` itself if it is a spec.
 
     Prints the chosen folder on stderr if it is not the given one.

@@ -121,7 +121,7 @@ def drawn(table: Table, widths: Sequence[int], rule: str) -> list[Line]:
 def drawn_head(table: Table, widths: Sequence[int], rule: str) -> list[Line]:
     """The names of the columns, folded at spaces, and a rule."""
     names = [fold(column.name, size) for column, size in zip(table.columns, widths, strict=True)]
-    return [*_placed(table, names, widths, "bold"), Line(rule * total(widths))]
+    return [*_align_cells(table, names, widths, "bold"), Line(rule * total(widths))]
 
 
 def drawn_row(table: Table, row: Row, widths: Sequence[int]) -> list[Line]:
@@ -130,10 +130,10 @@ def drawn_row(table: Table, row: Row, widths: Sequence[int]) -> list[Line]:
         text.split("\n") if column.whole else fold(text, size)
         for column, text, size in zip(table.columns, row.cells, widths, strict=True)
     ]
-    return _placed(table, texts, widths, row.style)
+    return _align_cells(table, texts, widths, row.style)
 
 
-def said_once(table: Table, width: int) -> tuple[Table, list[Line]]:
+def extract_shared(table: Table, width: int) -> tuple[Table, list[Line]]:
     """Remove columns with one value from the table, and return lines with these values."""
     keep, same = list(range(table.keys)), []
     for i in range(table.keys, len(table.columns)):
@@ -150,7 +150,7 @@ def said_once(table: Table, width: int) -> tuple[Table, list[Line]]:
     return table.only(keep), [Line(line) for line in text.split("\n") if line]
 
 
-def _placed(
+def _align_cells(
     table: Table, texts: Sequence[Sequence[str]], widths: Sequence[int], style: str | None
 ) -> list[Line]:
     made = []

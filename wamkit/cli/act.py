@@ -22,7 +22,7 @@ from ._options import (
     Tiny,
 )
 from ._output import emit, note, say, show_table, spinner, table
-from ._sources import taken
+from ._sources import resolve_source
 
 if TYPE_CHECKING:
     from ..policy.observation import ActionChunk
@@ -57,16 +57,16 @@ def command(
     """
     start = age()
     marks = [0.0 if start is None else start, time.perf_counter()]
-    from ._inputs import chosen, loaded, observed
+    from ._inputs import build_observation, chosen, load_policy
 
-    source = taken(source)
+    source = resolve_source(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)
     marks.append(time.perf_counter())
     import torch  # noqa: F401  here, so that its time is apart from that of the rest
 
     marks.append(time.perf_counter())
-    seen, filled = observed(spec, image, state, prompt, tiny=tiny)
-    policy, untrained = loaded(source, spec, device, overrides or [], quantize)
+    seen, filled = build_observation(spec, image, state, prompt, tiny=tiny)
+    policy, untrained = load_policy(source, spec, device, overrides or [], quantize)
     marks.append(time.perf_counter())
     with spinner("acting"):
         chunk = policy.act(seen, seed=seed)

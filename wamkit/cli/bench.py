@@ -16,7 +16,7 @@ from ..files.placeholders import refuse_placeholder
 from ._folding import brief
 from ._options import Device, Json, Overrides, Quantize, Source, Tiny
 from ._output import emit, note, say, show_table, spinner, table
-from ._sources import taken
+from ._sources import resolve_source
 
 if TYPE_CHECKING:
     from ..bench import Report
@@ -57,12 +57,12 @@ def command(
         raise WamkitError(
             f"a request to a server is of one robot, and --batch is {batch}", "leave out --batch"
         )
-    named, source = source.stem, taken(source)
+    named, source = source.stem, resolve_source(source)
     chosen_sets = [*(overrides or [])]
     if steps is not None:
         chosen_sets += _steps(source, chosen_sets, steps)
     earlier = None if versus is None else _earlier(versus)
-    report, net, quantization, notes = _measured(
+    report, net, quantization, notes = _measure(
         source, named, chosen_sets, tiny, device, mode, quantize, batch, iters, server
     )
     found = report.json()
@@ -92,7 +92,7 @@ def command(
     _draw(report, found["boundaries"], ratios, quantization)
 
 
-def _measured(
+def _measure(
     source: Path,
     named: str,
     sets: list[str],
@@ -109,7 +109,7 @@ def _measured(
     from ..bench import measure
     from ..policy.devices import expect_device
     from ..policy.run_mode import check_mode
-    from ._inputs import chosen, loaded
+    from ._inputs import chosen, load_policy
 
     place = expect_device(device)
     check_mode(mode, place)
@@ -123,7 +123,7 @@ def _measured(
 
         check_kind(quantize, place, spec.dtype)
     with torch.device(place):  # random weights are drawn where they are needed
-        policy, untrained = loaded(source, spec, device, sets)
+        policy, untrained = load_policy(source, spec, device, sets)
     with spinner("measuring"):
         quantization, net = None, None
         if quantize == "none":

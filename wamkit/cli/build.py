@@ -9,7 +9,7 @@ import typer
 
 from ._options import Json, Overrides, Spec, Tiny
 from ._output import emit, note, say, show_table, spinner, table
-from ._sources import taken
+from ._sources import resolve_source
 
 EXAMPLE = "wamkit build examples/toy.toml --out policy"
 
@@ -28,14 +28,14 @@ def command(
     from ..config.check import warnings_of
     from ..policy.actions import read_statistics
     from ..policy.saving import check_writable, save
-    from ._inputs import chosen, loaded
+    from ._inputs import chosen, load_policy
 
     check_writable(out)  # before the long part
-    spec = taken(spec)
+    spec = resolve_source(spec)
     described, notes = chosen(spec, overrides or [], tiny=tiny)
     cautions = warnings_of(described)
     values = {} if statistics is None else read_statistics(statistics)
-    policy, untrained = loaded(spec, described, "cpu", overrides or [])
+    policy, untrained = load_policy(spec, described, "cpu", overrides or [])
     notes += untrained
     policy.set_statistics(values)
     with spinner(f"writing {out}"):

@@ -15,7 +15,7 @@ from ..errors import SpecError, WamkitError
 from ._folding import unbroken
 from ._options import Json, Overrides, Spec, Tiny
 from ._output import FOUND, conflict_lines, emit, note, say
-from ._sources import taken
+from ._sources import resolve_source
 
 EXAMPLE = "wamkit check examples/toy.toml --set action_head.width=128"
 
@@ -24,7 +24,7 @@ def command(
     spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
 ) -> None:
     """Find every conflict in a spec before anything is built. Exit code 1 if there is one."""
-    spec = taken(spec)
+    spec = resolve_source(spec)
     found = conflicts_of(spec, overrides or (), tiny=tiny)
     cautions = cautions_of(spec, overrides or (), tiny=tiny)
     composition = [c for c in found if not c.missing]

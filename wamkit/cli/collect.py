@@ -84,7 +84,7 @@ def command(
     config = choose(env, [*settings, *(env_settings or [])])
     asked = CollectionConfig(config, seed, noise, linger)
     there = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    before = asked.kept(out)
+    before = asked.count_kept(out)
     if there and not (add or before):
         raise WamkitError(
             f"{out} is there already, and not from the same command",
@@ -117,7 +117,7 @@ def command(
                 on_rollout=on_rollout,
             )
         except KeyboardInterrupt:
-            if kept := asked.kept(out):
+            if kept := asked.count_kept(out):
                 note(f"{kept} of {episodes} episodes are in {out}; the same command continues")
             raise
     spent = perf_counter() - begin

@@ -15,7 +15,7 @@ from ..errors import WamkitError
 from ._folding import brief
 from ._options import Device, Json, Overrides
 from ._output import FOUND, INTERRUPTED, emit, note, say, show_table, spinner, table
-from ._sources import taken
+from ._sources import resolve_source
 from .check import specs_of
 
 EXAMPLE = "wamkit compare examples/fastwam.toml examples/fastwam_joint.toml --plot compare.svg"
@@ -67,7 +67,7 @@ def command(
         raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
     chosen, rows = specs_of(specs, overrides or []), list[Row]()
     for path in specs:
-        taken(path)  # notes which policy of a run it is
+        resolve_source(path)  # notes which policy of a run it is
     if measure:
         from ..policy.devices import expect_device
 
@@ -76,7 +76,7 @@ def command(
     try:
         for name, spec in zip(names, chosen, strict=True):
             with spinner(f"counting {name}"):
-                rows.extend(compared(spec, name, device if measure else None))
+                rows.extend(compare_specs(spec, name, device if measure else None))
     except KeyboardInterrupt:  # print the rows counted so far
         if not rows:
             raise
@@ -126,7 +126,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
+def compare_specs(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
     """One row for each way that the spec's paradigm can go; timed on `device` if there is one.
 
     Parts that cannot be built on this machine are left out of a row, with a note.
@@ -142,10 +142,12 @@ def compared(spec: PolicySpec, name: str, device: str | None) -> Iterator[Row]:
     tokens = {role: count for role, count in spec.tokens().items() if count}
     for mode, act_options in spec.paradigm.variants.items():
         row = Row(f"{name}, {mode}" if mode else name, sizes, tokens, left_out=tuple(left_out))
-        yield _filled(row, spec, act_options, device)
+        yield _count_row(row, spec, act_options, device)
 
 
-def _filled(row: Row, spec: PolicySpec, act_options: Mapping[str, Any], device: str | None) -> Row:
+def _count_row(
+    row: Row, spec: PolicySpec, act_options: Mapping[str, Any], device: str | None
+) -> Row:
     """Count and time one row; a failure does not affect other rows."""
     from ..policy.cost import cost
 

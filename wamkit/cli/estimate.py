@@ -12,7 +12,7 @@ from ..errors import WamkitError, did_you_mean
 from ._folding import brief, duration
 from ._options import Json, Overrides, Spec
 from ._output import FOUND, emit, note, say, show_table, spinner, table
-from ._sources import taken
+from ._sources import resolve_source
 from .check import specs_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def command(
     if gpu is not None:
         limit = limit or int(PEAKS[gpu].memory)
         peak = peak or getattr(PEAKS[gpu], chosen.precision)
-    (policy,) = specs_of([taken(spec)], overrides or [], needed=("backbone", "action_head"))
+    (policy,) = specs_of(
+        [resolve_source(spec)], overrides or [], needed=("backbone", "action_head")
+    )
     from ..train.plan import plan
 
     with spinner(f"counting {spec}"):

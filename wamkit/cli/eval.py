@@ -17,7 +17,7 @@ from ..files.paths import expand_home
 from ._env_options import EnvOption, EnvSettings, Processes, progress
 from ._options import Device, Json, Overrides
 from ._output import emit, note, say, show_table, table
-from ._sources import taken
+from ._sources import resolve_source
 
 if TYPE_CHECKING:
     from ..data import Writer
@@ -126,7 +126,7 @@ def command(
             made = stack.enter_context(open_dataset(dataset, robot, "video"))
         advance, _ = stack.enter_context(progress("episodes", episodes))
         seeds = range(seed, seed + episodes)
-        for rollout in _played(workers, seeds, policy, runner, keep, seconds):
+        for rollout in _run_episodes(workers, seeds, policy, runner, keep, seconds):
             if films is not None:
                 word = "success" if rollout.success else "failure"
                 write_video(
@@ -193,14 +193,14 @@ def _policy_runner(
     from ..config.runs import is_folder
     from ..policy.build import resolve
     from ..simulate.compatibility import conflicts, views_of
-    from ._inputs import loaded
+    from ._inputs import load_policy
 
     if not is_folder(policy):
         raise WamkitError(
             f"no saved policy at {policy}",
             "name the folder of one, or a baseline: random or expert",
         )
-    folder = taken(Path(policy))
+    folder = resolve_source(Path(policy))
     spec = resolve(folder, overrides or [])
     named, robot = _pairs("--camera-map", view), workers.robot()
     stateful = spec.paradigm.build().stateful
@@ -211,7 +211,7 @@ def _policy_runner(
         raise SpecError(found, f"{policy} in this environment")
     from ..simulate.policy_runner import PolicyRunner
 
-    made, notes = loaded(folder, spec, device, overrides or [])
+    made, notes = load_policy(folder, spec, device, overrides or [])
     for line in notes:
         note(line)
     act_options = {name: _value(text) for name, text in _pairs("--act-option", choice).items()}
@@ -219,7 +219,7 @@ def _policy_runner(
     return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
 
 
-def _played(
+def _run_episodes(
     workers: EnvPool,
     seeds: range,
     policy: str,

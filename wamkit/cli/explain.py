@@ -15,7 +15,7 @@ from ..config.visibility import Visibility, cacheable_subset, followed
 from ._options import Json, Overrides, Spec, Tiny
 from ._output import FOUND, emit, mark, note, say, show_table, table
 from ._params import parameters
-from ._sources import taken
+from ._sources import resolve_source
 from .check import conflicts_of, report, warn
 
 EXAMPLE = "wamkit explain examples/toy.toml"
@@ -28,7 +28,7 @@ def command(
 
     No weights are loaded. Exit code 1 if the parts do not fit each other.
     """
-    chosen, spec = overrides or [], taken(spec)
+    chosen, spec = overrides or [], resolve_source(spec)
     found = conflicts_of(spec, chosen, tiny=tiny)
     broken = [c for c in found if not c.missing]
     if broken:
@@ -43,7 +43,7 @@ def command(
     changes: dict[str, str] = {}
     if tiny:
         policy, changes = policy.tiny()
-    facts, cautions = explained(policy), warnings_of(policy)
+    facts, cautions = explain_spec(policy), warnings_of(policy)
     if json:
         warned = [c.model_dump(mode="json") for c in cautions]
         emit({"spec": str(spec), "tiny": changes, **facts, "warnings": warned})
@@ -54,7 +54,7 @@ def command(
     warn(cautions)
 
 
-def explained(spec: PolicySpec) -> dict[str, Any]:
+def explain_spec(spec: PolicySpec) -> dict[str, Any]:
     """Everything `explain` draws, as plain data."""
     tokens = spec.tokens()
     streamed = spec.backbone.traits.text == "stream"
@@ -177,8 +177,8 @@ def _draw_parts(facts: Mapping[str, Any]) -> None:
         count_text = f"{count:,}" if isinstance(count, int) else "not counted"
         if not isinstance(count, int):
             besides.append(f"{part['kind']}: {count}")
-        came = part["weights"] or ("random" if isinstance(count, int) and count else "-")
-        made.add_row(part["kind"], label, came, count_text)
+        weights_source = part["weights"] or ("random" if isinstance(count, int) and count else "-")
+        made.add_row(part["kind"], label, weights_source, count_text)
     made.add_row("together", "", "", f"{total:,}", style="bold")
     show_table(made)
     for line in besides:

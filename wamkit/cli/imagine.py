@@ -14,7 +14,7 @@ from ..files.durable import write_bytes
 from ._folding import unbroken
 from ._options import Device, Images, Json, Overrides, Prompt, Seed, Source, State, Tiny
 from ._output import emit, note, say, spinner
-from ._sources import taken
+from ._sources import resolve_source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,21 +51,21 @@ def command(
 
     Images that were observed have a gray border, those that are imagined an orange one.
     """
-    from ._inputs import chosen, loaded, observed
+    from ._inputs import build_observation, chosen, load_policy
 
     _writable(out)
     begin = perf_counter()
-    source = taken(source)
+    source = resolve_source(source)
     spec, notes = chosen(source, overrides or [], tiny=tiny)
-    seen, filled = observed(spec, image, state, prompt, tiny=tiny)
-    policy, untrained = loaded(source, spec, device, overrides or [])
+    seen, filled = build_observation(spec, image, state, prompt, tiny=tiny)
+    policy, untrained = load_policy(source, spec, device, overrides or [])
     ready = perf_counter()
     with spinner("imagining"):
         future = policy.imagine(seen, seed=seed)
     done = perf_counter()
     notes += filled + untrained
     times = scale or max(1, -(-READABLE // future.canvas.shape[-2]))
-    images = framed(future, times)
+    images = add_borders(future, times)
     write(images, out, milliseconds=round(1000 * spec.video.frame_stride / spec.actions.control_hz))
     if json:
         size = [images[0].height, images[0].width]
@@ -92,7 +92,7 @@ def _writable(out: Path) -> None:
         raise WamkitError(f"there is no folder {out.parent}", f"mkdir -p {out.parent}")
 
 
-def framed(future: Imagined, scale: int) -> list[Image]:
+def add_borders(future: Imagined, scale: int) -> list[Image]:
     """The images of the first sample, enlarged, each with a border that marks its kind."""
     from PIL import Image, ImageOps
 

@@ -32,7 +32,7 @@ def command(
             did_you_mean(kind, ALL_KINDS, "choose one of the kinds above"),
         )
     found = registry()
-    parts = [described(cls) for cls in found if kind in (None, cls.kind)]
+    parts = [describe_part(cls) for cls in found if kind in (None, cls.kind)]
     skipped = [
         {"plugin": p.name, "from": p.distribution, "status": p.status, "reason": p.reason}
         for p in found.plugins
@@ -86,7 +86,7 @@ def _most(values: list[str]) -> str:
     return Counter(values).most_common(1)[0][0] if values else ""
 
 
-def described(cls: type[Part]) -> dict[str, Any]:
+def describe_part(cls: type[Part]) -> dict[str, Any]:
     """The facts of `list` about one part."""
     name = cls.model_fields["name"].default
     return {

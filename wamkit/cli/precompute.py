@@ -16,7 +16,7 @@ from ..files.placeholders import refuse_placeholder
 from ._folding import unbroken
 from ._options import Column, Device, Json, Overrides, Spec, Tolerance
 from ._output import console, emit, say
-from ._sources import taken
+from ._sources import resolve_source
 
 EXAMPLE = "wamkit precompute text spec.toml --prompts prompts.txt --out text.safetensors"
 
@@ -69,7 +69,7 @@ def command(
     the spec. `latents` takes --data; training then reads them in place of the images. A run that
     was interrupted resumes where it stopped.
     """
-    spec = taken(spec)
+    spec = resolve_source(spec)
     policy = parse(read(spec, overrides or []), str(spec))
     if is_folder(spec):
         from ..policy.saving import with_files

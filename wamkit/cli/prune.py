@@ -17,7 +17,7 @@ from ..files.paths import expand_home
 from ..policy.build import fetch_configs
 from ._options import Json, Overrides, Spec, Tiny
 from ._output import emit, note, say, spinner
-from ._sources import taken
+from ._sources import resolve_source
 from .check import conflicts_of
 
 EXAMPLE = "wamkit prune fastwam.toml --layers efficient-wam --num-heads 16 --mlp-dim 8192 --out s"
@@ -50,7 +50,7 @@ def command(
     The head size stays, so that the width becomes heads times head size. Writes
     backbone.safetensors and spec.yaml, the same composition around the student.
     """
-    spec = taken(spec)
+    spec = resolve_source(spec)
     if not tiny:
         fetch_configs(read(spec, overrides or []))
     found = [c for c in conflicts_of(spec, overrides or [], tiny=tiny) if not c.missing]

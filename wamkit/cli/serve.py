@@ -16,7 +16,7 @@ from ..errors import WamkitError
 from ..files.printable import OneLine
 from ._options import Device, Overrides, Quantize, Source, Tiny
 from ._output import note, say, show_table, spinner, table
-from ._sources import taken
+from ._sources import resolve_source
 
 if TYPE_CHECKING:
     import socket
@@ -115,15 +115,15 @@ def command(
     from ..serve.server import Server, address_of, bind
     from ..serve.sessions import SessionTimeouts
     from ..serve.signals import Signals
-    from ._inputs import chosen, loaded
+    from ._inputs import chosen, load_policy
 
     with Signals() as signals:
-        named, source = source.stem, taken(source)
+        named, source = source.stem, resolve_source(source)
         spec, notes = chosen(source, overrides or [], tiny=tiny)
         renamed = _parse_camera_map(view or [])
         keys_of(spec, renamed)  # before any weight is loaded: are the views there?
         listener = bind(host, port)
-        policy, untrained = loaded(source, spec, device, overrides or [], quantize)
+        policy, untrained = load_policy(source, spec, device, overrides or [], quantize)
         policy.set_mode(mode)
         patience = SessionTimeouts(
             ping_interval or None, ping_timeout or None, session_timeout, keep_sessions
@@ -227,7 +227,7 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
     say(
         "import numpy as np\n"
         "from wamkit.serve.client import Client\n\n"
-        f"{_kept(meta)}"
+        f"{_reconnect_comment(meta)}"
         f'with Client("{_reachable(host)}", {port}) as policy:\n'
         f"    reply = policy.infer({{\n        {example}\n    }})\n"
         f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
@@ -237,7 +237,7 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
     say(f"ready at ws://{address}:{port} (health: http://{address}:{port}/healthz); Ctrl-C ends it")
 
 
-def _kept(meta: dict[str, Any]) -> str:
+def _reconnect_comment(meta: dict[str, Any]) -> str:
     """Comment on reconnection for the example client."""
     timeout = meta.get("session", {}).get("timeout")
     if not timeout:

@@ -26,7 +26,7 @@ from ..config.spec import override, parse_part
 from ._folding import count, fold_items, folds, width
 from ._options import Json, Kind, Name
 from ._output import emit, say, show_table, table
-from .listing import described
+from .listing import describe_part
 
 EXAMPLE = "wamkit show backbone wan --params"
 
@@ -53,12 +53,12 @@ def command(
         about: dict[str, Any] = {"doc": cleandoc(cls.__doc__ or ""), "source": cls.source}
         if isinstance(part, EnvironmentConfig):
             about["tasks"] = dict(part.subjects)
-        emit({**described(cls), **about, "keys": keys, "variants": rows})
+        emit({**describe_part(cls), **about, "keys": keys, "variants": rows})
         return
     say(f"{kind} {name}", "bold")
     say(_paragraphs(cleandoc(cls.__doc__ or "")))
     say(f"\nsource: {cls.source or 'wamkit'}")
-    about = described(cls)
+    about = describe_part(cls)
     say(f"license: {about['license']}")
     say(f"from: {about['from']}")
     if about["needs"]:

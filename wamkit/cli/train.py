@@ -12,7 +12,7 @@ import typer
 from ._folding import unbroken
 from ._options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
 from ._output import INTERRUPTED, console, emit, note, say
-from ._sources import taken
+from ._sources import resolve_source
 
 if TYPE_CHECKING:
     from ..train.trainer import Summary
@@ -78,17 +78,17 @@ def command(
     chosen = read_config(config, [*(settings or []), *given])
     from ..data import Columns
     from ..train.trainer import Data, train
-    from ._inputs import at_toy_size, loaded
+    from ._inputs import at_toy_size, load_policy
     from ._inputs import chosen as chosen_spec
 
     first = int(os.environ.get("RANK", 0)) == 0
-    source = taken(source)
+    source = resolve_source(source)
     changes: list[str] = []
     if tiny:
         spec, changes = at_toy_size(source, overrides or [])
     else:
         spec, _ = chosen_spec(source, overrides or [], tiny=False)
-    policy, notes = loaded(source, spec, "cpu", overrides or [], tiny=tiny, quiet=not first)
+    policy, notes = load_policy(source, spec, "cpu", overrides or [], tiny=tiny, quiet=not first)
     notes = changes + notes
     if first and not json:
         for line in notes:

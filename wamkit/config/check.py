@@ -48,7 +48,7 @@ def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
     """
     if isinstance(spec, PolicySpec):
         return list(_rules(spec))
-    partial, conflicts = _fitted(spec)
+    partial, conflicts = _fill_defaults(spec)
     return conflicts + list(_rules(partial))
 
 
@@ -57,15 +57,15 @@ def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Cauti
 
     `spec` is as for `check`. A warning changes no result and no exit code.
     """
-    partial = spec if isinstance(spec, PolicySpec) else _fitted(spec)[0]
+    partial = spec if isinstance(spec, PolicySpec) else _fill_defaults(spec)[0]
     rules: list[Callable[[Any], Iterator[Caution]]] = [strange_vae, strange_text_encoder]
     for kind in KINDS:
         rules.append(lambda s, k=kind: getattr(s, k).cautions(s))  # type: ignore[misc]
         rules.append(lambda s, k=kind: unseen(getattr(s, k)))  # type: ignore[misc]
-    return list(_found(rules, partial))
+    return list(_collect(rules, partial))
 
 
-def _fitted(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
+def _fill_defaults(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
     """A draft of a spec with what was left open filled in, and the mistakes in its text."""
     values, conflicts = draft(spec if isinstance(spec, Mapping) else read(spec))
     partial: Any = _Draft(values)
@@ -87,7 +87,7 @@ def _fitted(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
 F = TypeVar("F", bound=Finding)
 
 
-def _found(rules: Iterable[Callable[[Any], Iterator[F]]], spec: Any) -> Iterator[F]:
+def _collect(rules: Iterable[Callable[[Any], Iterator[F]]], spec: Any) -> Iterator[F]:
     """What the rules find; one that asks for a section that is itself in conflict is skipped."""
     for rule in rules:
         try:
@@ -107,7 +107,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _future,
         level_conflicts,
         _coarser,
-        _stored,
+        _embedding_conflicts,
         _state,
         _relative,
         _modules,
@@ -328,7 +328,7 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
             )
 
 
-def lacking(part: Part) -> list[str]:
+def missing_files(part: Part) -> list[str]:
     """The modules that a part needs and that are not installed."""
     missing = []
     for name in part.requires:
@@ -341,7 +341,7 @@ def lacking(part: Part) -> list[str]:
     return missing
 
 
-def _stored(spec: PolicySpec) -> Iterator[Conflict]:
+def _embedding_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     path = spec.text_encoder.embeddings_file
     if path is None:
         return
@@ -366,7 +366,7 @@ def _modules(spec: Any) -> Iterator[Conflict]:
         except _AbsentError:
             continue
         stored = getattr(part, "embeddings_file", None) is not None  # then the part is never built
-        missing = [] if stored else lacking(part)
+        missing = [] if stored else missing_files(part)
         if missing:
             yield Conflict(
                 between=(kind,),

@@ -54,7 +54,7 @@ def place(config: Published, folder: str) -> str | None:
     return path
 
 
-def missing(config: Published, folder: str) -> Iterator[Conflict]:
+def missing_folder(config: Published, folder: str) -> Iterator[Conflict]:
     """Yield why a policy around this backbone would lack its conditioner, if it would."""
     try:
         path = place(config, folder)

@@ -27,42 +27,44 @@ _SIZES = (
 _CURE = "copy it again from the checkpoint that the weights are of"
 
 
-def whole(config: Mapping[str, Any], key: str, default: Any = _NEEDED, *, least: int = 1) -> Any:
+def integer(config: Mapping[str, Any], key: str, default: Any = _NEEDED, *, least: int = 1) -> Any:
     """An integer from `least` to `LARGEST`; `default` if there is none, or it is null.
 
     Raises KeyError if it is missing and there is no default, WamkitError if it is anything else.
     """
-    return _checked(config, key, default, f"a whole number from {least} to {LARGEST}", _is(least))
+    return _checked_value(
+        config, key, default, f"a whole number from {least} to {LARGEST}", _is(least)
+    )
 
 
 def number(config: Mapping[str, Any], key: str, default: Any = _NEEDED) -> Any:
-    """As `whole`, for a positive number that may be a fraction."""
-    return _checked(config, key, default, f"a number above 0, at most {LARGEST}", _is_number)
+    """As `integer`, for a positive number that may be a fraction."""
+    return _checked_value(config, key, default, f"a number above 0, at most {LARGEST}", _is_number)
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
-    """As `whole`, for true or false."""
-    found = _checked(config, key, default, "true or false", lambda value: type(value) is bool)
+    """As `integer`, for true or false."""
+    found = _checked_value(config, key, default, "true or false", lambda value: type(value) is bool)
     return bool(found)
 
 
 def int_tuple(
     config: Mapping[str, Any], key: str, default: Any = _NEEDED, *, least: int = 1
 ) -> tuple[int, ...]:
-    """As `whole`, for a list of integers."""
+    """As `integer`, for a list of integers."""
     what = f"a list of whole numbers from {least} to {LARGEST}"
-    return tuple(_checked(config, key, default, what, _are(_is(least))))
+    return tuple(_checked_value(config, key, default, what, _are(_is(least))))
 
 
 def float_tuple(config: Mapping[str, Any], key: str, default: Any = _NEEDED) -> tuple[float, ...]:
     """As `number`, for a list of them."""
     what = f"a list of numbers above 0, at most {LARGEST}"
-    return tuple(map(float, _checked(config, key, default, what, _are(_is_number))))
+    return tuple(map(float, _checked_value(config, key, default, what, _are(_is_number))))
 
 
 def table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """A table within the table; an empty one if there is none, or it is null."""
-    found = _checked(config, key, {}, "a table", lambda value: isinstance(value, Mapping))
+    found = _checked_value(config, key, {}, "a table", lambda value: isinstance(value, Mapping))
     return found  # type: ignore[no-any-return]
 
 
@@ -73,7 +75,7 @@ def expect_sizes(config: Mapping[str, Any]) -> None:
     """
     for part in (config, table(config, "text_config"), table(config, "vision_config")):
         for key in _SIZES:
-            whole(part, key, 1)
+            integer(part, key, 1)
 
 
 def brief(value: Any, most: int = 60) -> str:
@@ -84,7 +86,7 @@ def brief(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _checked(config: Mapping[str, Any], key: str, default: Any, what: str, fits: Any) -> Any:
+def _checked_value(config: Mapping[str, Any], key: str, default: Any, what: str, fits: Any) -> Any:
     value = config.get(key)
     if value is None:
         if default is _NEEDED and key not in config:

@@ -10,7 +10,7 @@ from ..files.hub import cached_path, is_remote
 from ..files.locate import split_prefix
 from .config_values import brief
 from .parts import Caution, Conflict, Part, Weighted
-from .published import Found, look
+from .published import Found, read_published_config
 from .registry import registry
 
 
@@ -20,7 +20,7 @@ def config_conflicts(part: Part) -> Iterator[Conflict]:
         return
     place = f"{part.kind}.weights"
     try:
-        found = look(part.weights, part.published(), part.config_folders)
+        found = read_published_config(part.weights, part.published(), part.config_folders)
     except WamkitError as error:
         hint = error.hint or _reader(part) or f"name weights of {part.name}"
         yield Conflict(between=(place,), why=error.what, hint=hint)
@@ -35,7 +35,7 @@ def config_conflicts(part: Part) -> Iterator[Conflict]:
             f"(found for expected): {differences}",
             hint=_reader(part) or f"name weights of {part.name} with those settings",
         )
-    yield from _sizes(part, found)
+    yield from _size_conflicts(part, found)
 
 
 def unseen(part: Part) -> Iterator[Caution]:
@@ -66,7 +66,7 @@ def _pair(key: str, found: Any, wanted: Any) -> str:
     return f"{key} = {brief(found)} for {wanted!r}"
 
 
-def _sizes(part: Weighted, found: Found) -> Iterator[Conflict]:
+def _size_conflicts(part: Weighted, found: Found) -> Iterator[Conflict]:
     wrong = {
         key: (getattr(part, key), value)
         for key, value in found.fields.items()
@@ -111,7 +111,7 @@ def _reader(part: Weighted) -> str | None:
             continue
         made: Any = cls
         try:  # the same file that this part read
-            found = look(part.weights, made.published(), part.config_folders)
+            found = read_published_config(part.weights, made.published(), part.config_folders)
         except WamkitError:
             continue
         if found is not None and found.called and not found.differing:

@@ -43,7 +43,7 @@ def contained(package: str = "") -> Iterator[list[str]]:
     before = _Snapshot()
     with ExitStack() as stack:
         stack.callback(before.restore, notes)
-        sink = stack.enter_context(_redirected())
+        sink = stack.enter_context(_redirect())
         stack.enter_context(redirect_stdout(printed))
         stack.enter_context(redirect_stderr(printed))
         with _imports_of_torch(package) as found, guarded(_quietly):
@@ -137,7 +137,7 @@ def _folder() -> str | None:
 
 
 @contextmanager
-def _redirected() -> Iterator[Any]:
+def _redirect() -> Iterator[Any]:
     """File descriptors 1 and 2 lead into a temporary file, which is yielded."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
@@ -159,7 +159,7 @@ def _redirected() -> Iterator[Any]:
 def _quietly(function: Callable[[], Any]) -> None:
     """Call it; what it prints, or complains of, reaches nobody."""
     lost = StringIO()
-    with _redirected(), redirect_stdout(lost), redirect_stderr(lost), suppress(BaseException):
+    with _redirect(), redirect_stdout(lost), redirect_stderr(lost), suppress(BaseException):
         function()
 
 

@@ -11,7 +11,7 @@ from .parts import Conflict, ParadigmConfig
 from .spec import parse_part
 
 
-def parsed(given: Any) -> Any:
+def parse_paradigm(given: Any) -> Any:
     """A paradigm from its name or table; mistakes are reported at their place in the spec."""
     if isinstance(given, ParadigmConfig):
         return given
@@ -33,7 +33,7 @@ def _place(first: str, dot: str, rest: str) -> str:
 
 Inner = Annotated[
     SerializeAsAny[ParadigmConfig],
-    BeforeValidator(parsed),
+    BeforeValidator(parse_paradigm),
     WithJsonSchema(
         {
             "description": "The table of another paradigm.",

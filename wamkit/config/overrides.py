@@ -40,7 +40,7 @@ def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]
                 f"the override {path[:40]!r}... has {path.count('.') + 1:,} parts, at most {DEPTH}",
                 "for example --set schedules.action.steps=5",
             )
-        if not _renamed(result, path, value_of(value), typed):
+        if not _switch_part(result, path, value_of(value), typed):
             _set(result, path, value_of(value))
         typed.add(path)
     return result
@@ -58,7 +58,7 @@ def _set(result: dict[str, Any], path: str, value: Any) -> None:
         table[last] = value
 
 
-def _renamed(result: dict[str, Any], path: str, name: Any, typed: Collection[str]) -> bool:
+def _switch_part(result: dict[str, Any], path: str, name: Any, typed: Collection[str]) -> bool:
     """Whether `path` is a part's, which gets the new `name` here; its old settings are dropped."""
     place = path.removesuffix(".name")
     *parents, last = place.split(".")

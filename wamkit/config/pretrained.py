@@ -89,7 +89,7 @@ class PretrainedText(TextEncoderConfig):
             return  # a path that is none or leads nowhere is reported for all parts alike
         if self.weights is not None and (root is None or not root.exists()):
             return
-        if root is not None and is_remote(self.weights) and not _fetched(root):
+        if root is not None and is_remote(self.weights) and not _fetch(root):
             return  # a build fetches the rest
         try:
             self._folders(root)
@@ -139,7 +139,7 @@ class PretrainedText(TextEncoderConfig):
         return model, tokenizer
 
 
-def _fetched(root: Path) -> bool:
+def _fetch(root: Path) -> bool:
     """True if more than a configuration is here of what is on the hub."""
     return any(any(root.rglob(name)) for name in TOKENIZERS)
 

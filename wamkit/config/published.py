@@ -57,7 +57,9 @@ class Found(NamedTuple):
     """Settings that the part does not compute with: found, expected."""
 
 
-def look(weights: str | None, kinds: Sequence[Published], folders: Sequence[str]) -> Found | None:
+def read_published_config(
+    weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
+) -> Found | None:
     """What the configuration next to `weights` says; None if there is none, or it names no model.
 
     Of weights on the hub it is read once it is here.
@@ -106,7 +108,7 @@ def open_fields(cls: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
     Empty if there is none or it cannot be read: that is reported when the part is checked.
     """
     try:
-        found = look(given.get("weights"), cls.published(), cls.config_folders)
+        found = read_published_config(given.get("weights"), cls.published(), cls.config_folders)
     except (WamkitError, OSError):
         return {}
     if found is None:

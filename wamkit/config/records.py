@@ -14,14 +14,14 @@ from ..errors import WamkitError
 from ..files import strict_json
 from ..files.paths import fault_of_name
 from ..files.placeholders import placeholder_error, refuse_placeholder, refuse_special
-from .mistakes import explained
+from .mistakes import explain_mistakes
 from .robot import Section
 
 T = TypeVar("T", bound=BaseModel)
 Mark = Annotated[str, Field(pattern=r"^\d{1,18}:[0-9a-f]{16}$")]
 MOST_FILES = 10**5  # of one checkpoint
 MOST = 2**53  # the largest step or place; more is damage
-PIECE = 2**16  # bytes that are read at the beginning, in the middle and at the end of a file
+SAMPLE_BYTES = 2**16  # bytes that are read at the beginning, in the middle and at the end of a file
 
 
 def _inside(name: str) -> str:
@@ -85,7 +85,7 @@ class Manifest(Section):
 def read_record(file: Path) -> Record:
     """The record of a checkpoint. Raises WamkitError with all that is wrong with it."""
     checkpoint, hint = file.parent, _cure(file)
-    record = parsed(file, Record, strict_json.loads, hint)
+    record = parse_record(file, Record, strict_json.loads, hint)
     if checkpoint.name.startswith("step-") and checkpoint.name != f"step-{record.step:06d}":
         raise WamkitError(
             f"{file} is damaged: it is of step {record.step}, its folder is {checkpoint.name}", hint
@@ -95,7 +95,7 @@ def read_record(file: Path) -> Record:
 
 def read_manifest(file: Path) -> Manifest:
     """The manifest of a checkpoint. Raises WamkitError with all that is wrong with it."""
-    return parsed(file, Manifest, strict_json.loads, _cure(file))
+    return parse_record(file, Manifest, strict_json.loads, _cure(file))
 
 
 def _cure(file: Path) -> str:
@@ -103,7 +103,7 @@ def _cure(file: Path) -> str:
     return f"copy {name} again, or move it away: --resume then takes the one before"
 
 
-def parsed(file: Path, cls: type[T], read: Callable[[str], Any], hint: str) -> T:
+def parse_record(file: Path, cls: type[T], read: Callable[[str], Any], hint: str) -> T:
     """A small file as `cls`, exactly: nothing is converted, nothing is filled in.
 
     Raises WamkitError with every fault.
@@ -129,7 +129,7 @@ def parsed(file: Path, cls: type[T], read: Callable[[str], Any], hint: str) -> T
     try:
         return cls.model_validate_json(plain, strict=True)
     except ValidationError as error:
-        faults = [f"{c.between[0]}: {c.why}" for c in explained(error, "", cls)]
+        faults = [f"{c.between[0]}: {c.why}" for c in explain_mistakes(error, "", cls)]
         raise WamkitError(f"{file} is damaged: {'; '.join(faults)}", hint) from None
 
 
@@ -144,9 +144,11 @@ def mark(file: Path) -> str:
     refuse_special(file)
     size, found = file.stat().st_size, hashlib.sha256()
     with file.open("rb") as stream:
-        for start in sorted({0, max(0, size // 2 - PIECE // 2), max(0, size - PIECE)}):
+        for start in sorted(
+            {0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}
+        ):
             stream.seek(start)
-            found.update(stream.read(PIECE))
+            found.update(stream.read(SAMPLE_BYTES))
     return f"{size}:{found.hexdigest()[:16]}"
 
 

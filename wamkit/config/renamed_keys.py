@@ -47,6 +47,6 @@ RENAMED = (
 """Pairs of a name in version 0.1.0 and the name now."""
 
 
-def renamed(key: str, known: Collection[str]) -> str | None:
+def rename_keys(key: str, known: Collection[str]) -> str | None:
     """The present name of `key`, if the table with the keys `known` has it."""
     return next((new for old, new in RENAMED if old == key and new in known), None)

@@ -82,7 +82,7 @@ class View(Section):
 
     @field_validator("value_range")
     @classmethod
-    def _rising(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _ascending_times(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
         if given is not None and not given[0] < given[1]:
             raise ValueError("the first value of a range must be below the second")
         return given

@@ -111,14 +111,14 @@ def point(link: Path, target: str) -> None:
             new.write_text(target + "\n")
             sync(new)
         if link.is_dir() and not link.is_symlink():
-            _set_aside(link)
+            _move_copy_aside(link)
         os.replace(new, link)
         sync(link.parent)
     finally:
         remove(new)
 
 
-def _set_aside(copied: Path) -> None:
+def _move_copy_aside(copied: Path) -> None:
     """Make room where a copy is in the way of a link; only what is there twice is removed."""
     record = copied / RUN
     if record.is_file():
@@ -265,7 +265,7 @@ def _kind(place: Path) -> str:
             return f"it is {what}"
     if not place.is_dir():
         return "there is no such folder" if not place.exists() else "it is a file"
-    inside = sorted(p.name for p in _listed(place))
+    inside = sorted(p.name for p in _list_names(place))
     if not inside:
         return "it is empty"
     more = f" and {len(inside) - 5} more" if len(inside) > 5 else ""
@@ -276,7 +276,7 @@ def _cure(place: Path) -> str:
     return next((hint for file, (_, hint) in KINDS.items() if (place / file).exists()), OTHERWISE)
 
 
-def _listed(place: Path) -> Iterator[Path]:
+def _list_names(place: Path) -> Iterator[Path]:
     try:
         yield from place.iterdir()
     except OSError:

@@ -32,12 +32,12 @@ def expect_seed(found: Any, what: str = "the seed", *, room: int = 1) -> int:
     return seed
 
 
-def folded(value: int) -> int:
+def fold_seed(value: int) -> int:
     """A whole number of any size as a seed; those that are seeds stay as they are."""
     return value % (MOST + 1)
 
 
-def narrowed(seed: int) -> int:
+def to_32_bits(seed: int) -> int:
     """A seed of 32 bits for a simulator, many of which take no more; small ones stay as they are.
 
     Larger ones are hashed, so that neighbors begin different episodes.

@@ -16,7 +16,7 @@ from ..files.documents import read_table
 from ..files.paths import expand_home
 from .configs import config_conflicts
 from .describe import describe
-from .mistakes import MANY, explained, home_of, keys_of, rest
+from .mistakes import MANY, explain_mistakes, home_of, keys_of, rest
 from .noise_schedule import Schedules
 from .overrides import override as override
 from .part_rules import BASES, schema_fault
@@ -263,7 +263,7 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
             try:
                 values[key] = cls.model_validate(raw[key])
             except ValidationError as error:
-                conflicts += explained(error, key, cls, SECTIONS)
+                conflicts += explain_mistakes(error, key, cls, SECTIONS)
         else:
             values[key] = PolicySpec.model_fields[key].get_default(call_default_factory=True)
     for key in SCALARS:
@@ -277,7 +277,7 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
     try:
         scalars.model_validate({k: raw[k] for k in SCALARS if k in raw})
     except ValidationError as error:
-        conflicts += explained(error, "", PolicySpec)
+        conflicts += explain_mistakes(error, "", PolicySpec)
     return values, conflicts
 
 
@@ -308,7 +308,7 @@ def _part(kind: str, raw: Any) -> Part:
     try:
         return cls.model_validate(dict(raw))
     except ValidationError as error:
-        raise SpecError(explained(error, kind, cls, SECTIONS), kind) from None
+        raise SpecError(explain_mistakes(error, kind, cls, SECTIONS), kind) from None
 
 
 def schema() -> dict[str, Any]:

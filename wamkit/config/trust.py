@@ -70,7 +70,7 @@ def expect_trusted(raw: Mapping[str, Any], used: Mapping[str, Any], home: Path) 
     if _allowed.get() or os.environ.get(TRUST) == "1":
         remember(outside.values())
         return
-    known = remembered()
+    known = trusted_paths()
     if asked := {k: p for k, p in outside.items() if _absolute(p) not in known}:
         listed = "; ".join(f"{place} = {printable(path)}" for place, path in asked.items())
         raise WamkitError(
@@ -83,7 +83,7 @@ def expect_trusted(raw: Mapping[str, Any], used: Mapping[str, Any], home: Path) 
 
 def remember(paths: Iterable[str]) -> None:
     """Trust these paths from now on. Does nothing where the home cannot be written."""
-    new = sorted({_absolute(path) for path in paths} - remembered())
+    new = sorted({_absolute(path) for path in paths} - trusted_paths())
     if not new:
         return
     file = memory()
@@ -93,7 +93,7 @@ def remember(paths: Iterable[str]) -> None:
             stream.write("".join(f"{json.dumps(path)}\n" for path in new))
 
 
-def remembered() -> set[str]:
+def trusted_paths() -> set[str]:
     """The absolute paths that are trusted; a damaged line of the file counts for nothing."""
     try:
         lines = memory().read_text(encoding="utf-8").splitlines()

@@ -39,26 +39,28 @@ class Table(BaseModel):
             return given
         fields = cls.model_fields
         found = {
-            key: suited(value, fields[key].annotation, key) if key in fields else value
+            key: matches_type(value, fields[key].annotation, key) if key in fields else value
             for key, value in given.items()
         }
         if info.mode != "json":
             return found
-        return {k: tupled(v, fields[k].annotation) if k in fields else v for k, v in found.items()}
+        return {
+            k: to_tuples(v, fields[k].annotation) if k in fields else v for k, v in found.items()
+        }
 
 
 class Unfit(str):
     """What was found and what was expected, in the place of a value that must not be there."""
 
 
-def suited(value: Any, annotation: Any, key: str) -> Any:
+def matches_type(value: Any, annotation: Any, key: str) -> Any:
     """`value`, with an `Unfit` in place of what the field `key` of this type must not have."""
     if isinstance(value, bool):
         wanted = _takes(annotation, bool) or not _takes(annotation, int)
         return value if wanted else Unfit(f"found {str(value).lower()}, expected a number")
     if isinstance(value, list | tuple):
         inner = _items(annotation)
-        return type(value)(suited(item, inner, key) for item in value) if inner else value
+        return type(value)(matches_type(item, inner, key) for item in value) if inner else value
     number = _integer(value, annotation)
     if number is None:
         return value
@@ -71,7 +73,7 @@ def suited(value: Any, annotation: Any, key: str) -> Any:
     return value
 
 
-def tupled(value: Any, annotation: Any) -> Any:
+def to_tuples(value: Any, annotation: Any) -> Any:
     """`value` with tuples in place of lists where a field of this type holds tuples.
 
     JSON has no tuples: what was read from it is strictly valid only while it is still JSON, and
@@ -79,7 +81,7 @@ def tupled(value: Any, annotation: Any) -> Any:
     """
     if not isinstance(value, list) or (inner := _items(annotation)) is None:
         return value
-    items = [tupled(item, inner) for item in value]
+    items = [to_tuples(item, inner) for item in value]
     return tuple(items) if _holds_tuple(annotation) else items
 
 

@@ -68,7 +68,7 @@ def _of_view(
     spec: PolicySpec, view: str, key: str, looks: list[ProbedImage], deep: list[ProbedImage]
 ) -> Iterator[Finding]:
     """Compare a view of the spec with its images."""
-    given = next(v.value_range for v in spec.cameras.views if v.name == view)
+    value_range = next(v.value_range for v in spec.cameras.views if v.name == view)
     color = [look for look in looks if look.shape[-1] != 1]
     for kind, channels in ((deep, 1), (color, 3)):
         if not kind:
@@ -79,13 +79,13 @@ def _of_view(
             expect_channels(spec.cameras, view, channels, values, count)
         except WamkitError as problem:
             yield _at(kind[0], problem.what, problem.hint)
-    if deep and given is not None:
+    if deep and value_range is not None:
         values = np.concatenate([look.values for look in deep])
-        inside = float(((values > given[0]) & (values < given[1])).mean())
+        inside = float(((values > value_range[0]) & (values < value_range[1])).mean())
         if inside < INSIDE:
             why = (
                 f"{1 - inside:.0%} of the values of {key!r} are beyond value_range = "
-                f"[{given[0]:g}, {given[1]:g}] of view {view!r}, black or white"
+                f"[{value_range[0]:g}, {value_range[1]:g}] of view {view!r}, black or white"
             )
             hint = (
                 f"they go from {values.min():g} to {values.max():g}: give the range in their unit"

@@ -165,7 +165,7 @@ def write_rows(
     arrow, columns = parquet.import_pyarrow(), {}
     for name, kind in kinds.items():
         try:
-            columns[name] = arrow.array([_fitting(row.get(name), kind) for row in rows], kind)
+            columns[name] = arrow.array([_to_cell(row.get(name), kind) for row in rows], kind)
         except (arrow.ArrowException, TypeError, ValueError) as error:
             raise WamkitError(
                 f"the column {name!r} in {FOLDER} is {kind}: {error}", CONVERT
@@ -176,10 +176,10 @@ def write_rows(
     put_table(table, file)
 
 
-def _fitting(value: Any, kind: Any) -> Any:
+def _to_cell(value: Any, kind: Any) -> Any:
     """Convert a value to a cell of this type; older LeRobot versions store a minimum unwrapped."""
     if isinstance(value, list) and hasattr(kind, "value_type"):
-        return [_fitting(one, kind.value_type) for one in value]
+        return [_to_cell(one, kind.value_type) for one in value]
     if isinstance(value, float) and str(kind) == "bool":
         return bool(value)
     return value

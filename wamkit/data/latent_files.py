@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
-from ..config.records import parsed
+from ..config.records import parse_record
 from ..config.robot import Section
 from ..config.spec import PolicySpec
 from ..errors import WamkitError
@@ -62,7 +62,7 @@ class Index(Section):
     clips: int = Field(gt=0, le=MOST_CLIPS)
 
     @model_validator(mode="after")
-    def _filled(self) -> Index:
+    def _is_complete(self) -> Index:
         if self.shards > self.clips:
             raise ValueError(f"{self.shards} files of {self.clips} clips: some would be empty")
         if any(one >= other for one, other in pairwise(self.episodes)):
@@ -72,7 +72,7 @@ class Index(Section):
 
 def read_index(folder: Path) -> Index:
     """Read latents.json. Raises WamkitError with every fault."""
-    return parsed(folder / INDEX, Index, strict_json.loads, f"remove the folder, and {AGAIN}")
+    return parse_record(folder / INDEX, Index, strict_json.loads, f"remove the folder, and {AGAIN}")
 
 
 def name_of(shard: int, shards: int) -> str:

@@ -25,7 +25,7 @@ from .templates import fill
 
 INFO = Path("meta", "info.json")
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # in every folder
-SPAN = ("dataset_from_index", "dataset_to_index")
+FRAME_RANGE_KEYS = ("dataset_from_index", "dataset_to_index")
 TOLERANCE = 1e-4  # seconds that an image may be off, as in LeRobot
 
 
@@ -170,7 +170,7 @@ class LeRobotFolder:
 
     def _overlaps(self, episodes: Iterable[Episode], place: str) -> Iterator[Finding]:
         """Find episodes whose time ranges in one video file overlap."""
-        for name, files in self._shared(episodes).items():
+        for name, files in self._episodes_by_file(episodes).items():
             for file, mine in files.items():
                 for one, other in pairwise(mine):
                     first, start = one.clips[name].start, other.clips[name].start
@@ -196,9 +196,11 @@ class LeRobotFolder:
 
     @cached_property
     def _episodes_by_video(self) -> dict[str, dict[Path, tuple[Episode, ...]]]:
-        return self._shared(self.episodes_and_faults[0])
+        return self._episodes_by_file(self.episodes_and_faults[0])
 
-    def _shared(self, episodes: Iterable[Episode]) -> dict[str, dict[Path, tuple[Episode, ...]]]:
+    def _episodes_by_file(
+        self, episodes: Iterable[Episode]
+    ) -> dict[str, dict[Path, tuple[Episode, ...]]]:
         """Camera -> mp4 file -> the episodes in it, in the order in which they are there."""
         found: dict[str, dict[Path, list[Episode]]] = {name: {} for name in self.video_keys}
         for episode in episodes:
@@ -228,8 +230,8 @@ class LeRobotFolder:
         kept = [self.folder / INFO]
         for place in ("meta/episodes", "data", "videos", "images"):
             kept += sorted(p for p in (self.folder / place).rglob("*") if p.is_file())
-        metas = ("tasks.parquet", "tasks.jsonl", "episodes.jsonl")
-        kept += [p for name in metas if (p := self.folder / "meta" / name).is_file()]
+        metadata_files = ("tasks.parquet", "tasks.jsonl", "episodes.jsonl")
+        kept += [p for name in metadata_files if (p := self.folder / "meta" / name).is_file()]
         others = self._tables().union(*(files for files in self._episodes_by_video.values())) - set(
             kept
         )
@@ -267,7 +269,7 @@ class LeRobotFolder:
         rows: list[tuple[Path, dict[str, Any]]] = []
         faults = []
         for file in files:
-            rows_of_file, wrong = metadata.table(file, wanted, ["tasks", *SPAN])
+            rows_of_file, wrong = metadata.table(file, wanted, ["tasks", *FRAME_RANGE_KEYS])
             rows += [(file, row) for row in rows_of_file]
             faults += wrong
         return rows, faults
@@ -289,7 +291,7 @@ class LeRobotFolder:
             for name in self.video_keys:
                 clips[name] = Clip(self._path("video_path", video_key=name, **place))
             data = self._path("data_path", **place)
-        span = tuple(integer(row, name) for name in SPAN if row.get(name) is not None)
+        span = tuple(integer(row, name) for name in FRAME_RANGE_KEYS if row.get(name) is not None)
         return Episode(index, length, metadata.instructions_of(row), data, clips, span)
 
     def _path(self, template: str, **values: int | str) -> Path:

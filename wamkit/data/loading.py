@@ -120,14 +120,14 @@ class Order:
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of this epoch from `position` on."""
-        for whole in self._whole()[self.position : len(self)]:
+        for whole in self._global_batches()[self.position : len(self)]:
             yield whole[self.rank :: self.world].tolist()
 
     def next(self) -> list[int]:
         """The samples of the next batch, those of all processes together."""
-        return self._whole()[self.position].tolist()  # type: ignore[no-any-return]
+        return self._global_batches()[self.position].tolist()  # type: ignore[no-any-return]
 
-    def _whole(self) -> tuple[torch.Tensor, ...]:
+    def _global_batches(self) -> tuple[torch.Tensor, ...]:
         """The batches of this epoch, each that of all processes together."""
         order = torch.arange(self.size)
         if self.shuffle:

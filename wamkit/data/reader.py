@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import WamkitError
 from ..files.images import open_image
-from ..files.paths import inside
+from ..files.paths import resolve_inside
 from ..files.pixels import pixels
 from . import parquet
 from .alignment import EXACT, Alignment, min_tolerance
@@ -190,7 +190,7 @@ class FrameReader:
                 found[frame] = kept
         if missing := sorted({frame for frame in frames if frame not in found}):
             for frame, decoded in zip(
-                missing, self._decoded(feature.dtype, episode, key, missing), strict=True
+                missing, self._decode(feature.dtype, episode, key, missing), strict=True
             ):
                 found[frame] = decoded
                 self._cache.put((episode.index, key, frame), decoded)
@@ -227,12 +227,12 @@ class FrameReader:
                         "let times begin at 0 in each episode, or make the video again",
                     )
 
-    def _decoded(
+    def _decode(
         self, dtype: str, episode: Episode, key: str, frames: Sequence[int]
     ) -> Sequence[NDArray[Any]]:
         """Images of frames in ascending order, read anew."""
         if dtype != "video":
-            return [self._embedded(episode, key, frame) for frame in frames]
+            return [self._decode_cell_image(episode, key, frame) for frame in frames]
         clip, fps = episode.clips[key], self.recording.fps
         video = self._videos[clip.file]
         frame_times = self._alignment.frame_times(video, key, episode)
@@ -255,7 +255,7 @@ class FrameReader:
             hint = f", or allow it: --tolerance {round_up(off)}" if near else ""
             raise WamkitError(f"{problem.what}{near}", f"{CHECK}{hint}") from None
 
-    def _embedded(self, episode: Episode, key: str, frame: int) -> NDArray[Any]:
+    def _decode_cell_image(self, episode: Episode, key: str, frame: int) -> NDArray[Any]:
         """An image that stands in the parquet as a PNG or JPEG file."""
         group, row = self._locate(episode, frame)
         place = (episode.data, key, group)
@@ -295,5 +295,5 @@ def decode_cell(cell: Any, folder: Path, episode: Episode, frame: int) -> NDArra
     if data is None and path is None:
         raise WamkitError(f"{found} is an empty cell", CHECK)
     where = f"{episode.data}: the image of {place}"
-    with open_image(inside(folder, path, where) if data is None else data, found) as image:
+    with open_image(resolve_inside(folder, path, where) if data is None else data, found) as image:
         return pixels(image, where)

@@ -64,7 +64,7 @@ def check_data_file(
         why = f"'episode_index' has {len(owners)} numbers in {table.num_rows} rows"
         yield Finding(str(file), why, hint=COPY)
         return
-    yield from _owners(recording, file, owners, episodes)
+    yield from _check_owners(recording, file, owners, episodes)
     for episode in episodes:
         rows = np.flatnonzero(owners == episode.index)
         if len(rows) != episode.length:
@@ -85,10 +85,10 @@ def check_data_file(
         if "timestamp" in mine:
             times = mine["timestamp"].ravel()
             yield from timing.findings(times, recording.fps, tolerance, str(file), episode.index)
-        yield from _images(recording, inline, file, episode, rows, decode, probed)
+        yield from _check_images(recording, inline, file, episode, rows, decode, probed)
 
 
-def _owners(
+def _check_owners(
     recording: LeRobotFolder, file: Path, owners: NDArray[Any], episodes: list[Episode]
 ) -> Iterator[Finding]:
     """Rows that belong to no episode, or to one that the metadata places elsewhere."""
@@ -150,7 +150,7 @@ def _numbers(
             yield at, f"index is {counts[at]}, which does not go on by 1", "count frames from 0"
 
 
-def _images(
+def _check_images(
     recording: LeRobotFolder,
     inline: list[str],
     file: Path,

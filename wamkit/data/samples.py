@@ -107,7 +107,7 @@ class Samples(Dataset[Sample]):
             )
 
         for view in spec.cameras.views:  # refused before a run begins; no file stays open
-            self._shown(view.name, self.episodes[0], [0], FrameReader(recording, tolerance))
+            self._view_images(view.name, self.episodes[0], [0], FrameReader(recording, tolerance))
 
     def __len__(self) -> int:
         return len(self._moments)
@@ -142,11 +142,11 @@ class Samples(Dataset[Sample]):
             sample["latents"] = self.latents[episode.index, t]
             moments = moments[: self.spec.video.num_observed]
         for view in self.spec.cameras.views:
-            images = self._shown(view.name, episode, moments, self._images)
+            images = self._view_images(view.name, episode, moments, self._images)
             sample["images"][view.name] = torch.from_numpy(images).permute(0, 3, 1, 2)
         return sample
 
-    def _shown(
+    def _view_images(
         self, view: str, episode: Episode, frames: Sequence[int], source: FrameReader
     ) -> np.ndarray:
         """Images of a view.

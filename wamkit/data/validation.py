@@ -59,27 +59,27 @@ def check(
     episodes, faults = recording.episodes_and_faults
     found = [*faults, *_totals(recording, complete=not faults)]
     if spec is not None:
-        found += _guarded(missing_needs(recording, spec, columns or Columns()), str(INFO))
-    found += _guarded(_tasks(recording), "meta")
+        found += _guard_findings(missing_needs(recording, spec, columns or Columns()), str(INFO))
+    found += _guard_findings(_tasks(recording), "meta")
     probed = ProbedImages()
-    by_data = _grouped((episode.data, episode) for episode in episodes)
+    by_data = _group_findings((episode.data, episode) for episode in episodes)
     for file, mine in by_data.items():
-        found += _guarded(
+        found += _guard_findings(
             check_data_file(recording, file, mine, decode, tolerance, probed), str(file)
         )
         advance(len(mine))
     for camera in recording.video_keys:
-        by_film = _grouped((episode.clips[camera].file, episode) for episode in episodes)
+        by_film = _group_findings((episode.clips[camera].file, episode) for episode in episodes)
         for file, mine in by_film.items():
             findings = _check_video(recording, camera, mine[0], decode, tolerance, probed, note)
-            found += _guarded(findings, str(file))
+            found += _guard_findings(findings, str(file))
             advance(len(mine))
     found += probed.findings(recording, spec, columns or Columns())
     place = recording.folder
     return list(dict.fromkeys(_short(finding, place) for finding in found))
 
 
-def _guarded(findings: Iterable[Finding], file: str) -> Iterator[Finding]:
+def _guard_findings(findings: Iterable[Finding], file: str) -> Iterator[Finding]:
     """Yield findings; turn an unexpected error into a finding."""
     try:
         yield from findings
@@ -98,7 +98,7 @@ def _short(finding: Finding, folder: Path) -> Finding:
     return Finding(file, why, finding.episode, finding.frame, finding.hint)
 
 
-def _grouped(pairs: Iterable[tuple[Path, Episode]]) -> dict[Path, list[Episode]]:
+def _group_findings(pairs: Iterable[tuple[Path, Episode]]) -> dict[Path, list[Episode]]:
     groups: dict[Path, list[Episode]] = {}
     for file, episode in pairs:
         groups.setdefault(file, []).append(episode)
@@ -202,7 +202,7 @@ def _check_video(
         if video.size != size:
             yield size_finding(file, camera, video.size, size, episodes[0], 0)
         for episode, one in zip(episodes, placed, strict=True):
-            if (finding := _missing(file, episode, camera, one, times, fps)) is not None:
+            if (finding := _missing_images(file, episode, camera, one, times, fps)) is not None:
                 yield finding
             elif decode or video.is_deep:
                 yield from _check_images(video, episode, one, camera, probed, decode)
@@ -210,7 +210,7 @@ def _check_video(
         video.close()
 
 
-def _missing(
+def _missing_images(
     file: Path, episode: Episode, camera: str, one: FrameTimes, times: np.ndarray, fps: float
 ) -> Finding | None:
     """Frames of an episode without an image, and how far the nearest ones are."""

@@ -174,8 +174,8 @@ class Video:
     def _seek(self, moment: float, tolerance: float) -> None:
         """Stand on the key frame before `moment`; some files index it too late."""
         for back in (0.0, 1.0, 10.0, moment):
-            goal = max(moment - back, 0.0)
-            self._container.seek(round(goal / self._stream.time_base), stream=self._stream)
+            seek_time = max(moment - back, 0.0)
+            self._container.seek(round(seek_time / self._stream.time_base), stream=self._stream)
             self._frames = self._container.decode(self._stream)
             self._last = next(self._frames, None)
             if self._last is not None and self._last.time <= moment + tolerance:

@@ -69,7 +69,7 @@ class Writer:
             raise WamkitError(f"{fps:g} frames a second", "give the rate of the recording as fps")
         self.folder = recover(expand_home(folder).absolute())
         self.fps, self.robot_type, self.codec = fps, robot_type, codec
-        self.features = {name: _supported(name, feature) for name, feature in features.items()}
+        self.features = {name: _is_supported(name, feature) for name, feature in features.items()}
         limits = {
             "data_files_size_in_mb": data_megabytes,
             "video_files_size_in_mb": video_megabytes,
@@ -86,10 +86,10 @@ class Writer:
         """Take up the data set as it is in its folder, under a hidden name in the same folder."""
         with ExitStack() as stack, as_not_written(self.folder):
             stack.enter_context(lock(self.folder, "write another data set", outside=True))
-            self._begin_alone()
+            self._begin_new()
             self._hold = stack.pop_all()
 
-    def _begin_alone(self) -> None:
+    def _begin_new(self) -> None:
         old = self._old()
         self._codecs = {
             name: self._codec(name, old)
@@ -150,7 +150,7 @@ class Writer:
                 f"a frame without {sorted(missing)} and with {sorted(extra)} besides",
                 f"give {', '.join(self.features)}",
             )
-        row = {name: _value(name, self.features[name], value) for name, value in values.items()}
+        row = {name: _to_array(name, self.features[name], value) for name, value in values.items()}
         seen = {n: histogram(row[n]) for n, f in self.features.items() if f.is_image}
         with as_not_written(self.folder):
             for name, feature in self.features.items():
@@ -297,7 +297,7 @@ class Writer:
     def _megabytes(self, kind: str) -> float:
         return limit_of(self._info, f"{kind}_files_size_in_mb")
 
-    def _numbered(self, number: int) -> dict[str, int]:
+    def _file_place(self, number: int) -> dict[str, int]:
         chunk, file = divmod(number, max(1, int(limit_of(self._info, "chunks_size"))))
         return {"chunk_index": chunk, "file_index": file}
 
@@ -305,7 +305,7 @@ class Writer:
         """A file name that is still free, in a folder that exists."""
         number = self._files.get(key, -1) + 1
         while os.path.lexists(  # a link to nothing is no free name
-            file := self._place / template.format(**self._numbered(number), **values)
+            file := self._place / template.format(**self._file_place(number), **values)
         ):
             number += 1
         self._files[key] = number
@@ -319,11 +319,11 @@ class Writer:
     def _about(self, task: str, length: int) -> dict[str, Any]:
         """The row of an episode in the metadata."""
         row: dict[str, Any] = {"episode_index": self._episodes, "tasks": [task], "length": length}
-        row |= {f"data/{k}": v for k, v in self._numbered(self._files["data"]).items()}
+        row |= {f"data/{k}": v for k, v in self._file_place(self._files["data"]).items()}
         row["dataset_from_index"] = self._frames
         row["dataset_to_index"] = self._frames + length
         for name, shot in self._films.items():
-            row |= {f"videos/{name}/{k}": v for k, v in self._numbered(self._files[name]).items()}
+            row |= {f"videos/{name}/{k}": v for k, v in self._file_place(self._files[name]).items()}
             row[f"videos/{name}/from_timestamp"] = self._starts.pop(name)
             row[f"videos/{name}/to_timestamp"] = shot.seconds
         return row
@@ -342,7 +342,7 @@ class Writer:
 
     def _roll(self) -> None:
         """Begin new files where the open ones have grown large."""
-        here = self._place / DATA.format(**self._numbered(self._files["data"]))
+        here = self._place / DATA.format(**self._file_place(self._files["data"]))
         if here.stat().st_size >= self._megabytes("data") * 1e6:
             self._table.close()
             self._table = None
@@ -369,7 +369,7 @@ def notes(folder: Path) -> dict[str, Any]:
         raise WamkitError(f"{file} cannot be read: {error}", "remove it") from None
 
 
-def _supported(name: str, feature: Feature) -> Feature:
+def _is_supported(name: str, feature: Feature) -> Feature:
     images = feature.is_image and len(feature.shape) == 3 and feature.shape[2] == 3
     try:
         numbers = not feature.is_image and np.dtype(feature.dtype).kind in "iufb"
@@ -389,7 +389,7 @@ def _supported(name: str, feature: Feature) -> Feature:
     return feature
 
 
-def _value(name: str, feature: Feature, value: Any) -> NDArray[Any]:
+def _to_array(name: str, feature: Feature, value: Any) -> NDArray[Any]:
     found = np.asarray(value)
     if not feature.is_image:
         found = found.astype(feature.dtype).reshape(found.shape or (1,))

@@ -69,7 +69,7 @@ def expect_text(text: str, what: str) -> str:
     return text
 
 
-def inside(root: Path, name: object, what: str) -> Path:
+def resolve_inside(root: Path, name: object, what: str) -> Path:
     """`root / name`, where `name` comes from a file and is not trusted.
 
     `what` names the place that `name` was read from, for the error. `name` is judged by its text

@@ -50,7 +50,7 @@ def _expect_whole(stream: BinaryIO, where: str) -> None:
         elif kind == b"PLTE":
             has_palette = True
         elif kind == b"IDAT" and found < wanted:
-            found += _inflated(inflate, data, wanted - found)
+            found += _count_inflated(inflate, data, wanted - found)
     if color == 3 and not has_palette:
         raise WamkitError(f"{where} is a damaged image: it has no palette", "save or copy it again")
     if found < wanted:
@@ -76,7 +76,7 @@ def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         stream.seek(4, 1)
 
 
-def _inflated(inflate: zlib._Decompress, data: bytes, most: int) -> int:
+def _count_inflated(inflate: zlib._Decompress, data: bytes, most: int) -> int:
     """Count the bytes that `data` decompresses to, up to `most` or the first damage."""
     count = 0
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import WamkitError
 from . import strict_json
-from .paths import inside
+from .paths import resolve_inside
 from .placeholders import refuse_placeholder
 from .safetensors_header import MOST_BYTES, expect_few, expect_name, header
 
@@ -82,7 +82,7 @@ def shards_of_index(index: Path) -> list[Path]:
     refuse_placeholder(index)
     table = _weight_map(index)
     names = sorted(set(table.values()))
-    files = {name: inside(index.parent, name, str(index)) for name in names}
+    files = {name: resolve_inside(index.parent, name, str(index)) for name in names}
     if others := [name for name in names if files[name].suffix not in (SUFFIX, *PICKLED)]:
         raise WamkitError(
             f"{index} names shards that are no files of weights: {few(others)}",

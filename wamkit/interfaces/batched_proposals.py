@@ -47,16 +47,16 @@ class SharedPrefill:
 
     def copies(self, count: int) -> Model:
         """The model for `count` copies of the samples, ordered as by `sample_indices`."""
-        return self._sharing(self._samples.repeat(count), whole=True)
+        return self._wrap(self._samples.repeat(count), whole=True)
 
     def some(self, index: Tensor) -> Model:
         """The model for inputs of the samples `index` [B'].
 
         They use the KV cache of a prefill over all samples if there was one.
         """
-        return self._sharing(index, whole=False)
+        return self._wrap(index, whole=False)
 
-    def _sharing(self, index: Tensor, *, whole: bool) -> Model:
+    def _wrap(self, index: Tensor, *, whole: bool) -> Model:
         same = whole and len(index) == len(self._samples)
 
         def run(

@@ -76,7 +76,7 @@ class ExpertHead(ActionHead):
         )
         if prefill:
             return ModelOutput(cache=kept)
-        found = {} if own is None else self._decoded(own, tokens[-1])
+        found = {} if own is None else self._decode_outputs(own, tokens[-1])
         return ModelOutput(**velocities(backbone, videos, tokens), **found, cache=kept)
 
     def _stream(
@@ -120,7 +120,7 @@ class ExpertHead(ActionHead):
         stream = Stream(blocks, x, segments, index, modulation, rotary, text_kv, cond)
         return _Tokens(stream, groups, each)
 
-    def _decoded(self, own: _Tokens, x: Tensor) -> dict[str, Tensor]:
+    def _decode_outputs(self, own: _Tokens, x: Tensor) -> dict[str, Tensor]:
         parts = x.split([len(group.roles) for group in own.groups], 1)
         found: dict[str, list[tuple[Tensor, Any]]] = {}
         for group, part, row in zip(own.groups, parts, own.levels, strict=True):

@@ -62,7 +62,7 @@ def embed_video(
     batch, count = z.shape[0], len(frames.roles)
     _, rows, columns = traits.patch_size
     grid = count, z.shape[3] // rows, z.shape[4] // columns
-    levels = LevelTable.of(_announced(frames, backbone.reference_sigma), batch, device)
+    levels = LevelTable.of(_frame_sigmas(frames, backbone.reference_sigma), batch, device)
     pooled = text.cond_embeds if backbone.reads_pooled else None
     pooled = None if pooled is None else pooled[:, 0]
     fixed = (levels, pooled, text)
@@ -220,7 +220,7 @@ def pass_video(
     return found[-1]
 
 
-def _announced(frames: Frames, reference: float) -> Sequence[tuple[Level | Tensor, int]]:
+def _frame_sigmas(frames: Frames, reference: float) -> Sequence[tuple[Level | Tensor, int]]:
     """The level of each frame; clean frames that are given have that of references."""
     levels = frames.levels
     if isinstance(levels, Tensor):

@@ -184,9 +184,9 @@ class Frames:
 
     def pick(self, index: Tensor) -> Frames:
         """The samples `index` [B'], in that order; a sample may come more than once."""
-        return self.mapped(lambda x: x[index])
+        return self.map_tensors(lambda x: x[index])
 
-    def mapped(self, rows: Callable[[Tensor], Tensor]) -> Frames:
+    def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> Frames:
         """The same frames of other samples, which `rows` takes from every tensor that has them."""
         levels = rows(self.levels) if isinstance(self.levels, Tensor) else self.levels
         cond = None if self.cond_latents is None else rows(self.cond_latents)
@@ -213,7 +213,7 @@ class NoisyVectors:
         """Where every step stands on the axis of actions."""
         return counted(self.x.shape[1]) if self.times is None else self.times
 
-    def mapped(self, rows: Callable[[Tensor], Tensor]) -> NoisyVectors:
+    def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> NoisyVectors:
         """The same of other samples, which `rows` takes from x and levels."""
         level = rows(self.level) if isinstance(self.level, Tensor) else self.level
         return NoisyVectors(rows(self.x), level, self.roles, self.times)
@@ -334,7 +334,7 @@ class ModelInputs:
             state=None if self.state is None else self.state[index],
             future=None if self.future is None else self.future.pick(index),
             **{
-                part: noisy.mapped(lambda x: x[index])
+                part: noisy.map_tensors(lambda x: x[index])
                 for part in MODALITIES[1:]
                 if (noisy := getattr(self, part)) is not None
             },

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ..checkpoints.safetensors import cast
-from ..config.check import lacking
+from ..config.check import missing_files
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import schedules_of
@@ -78,7 +78,7 @@ class Counter(TorchDispatchMode):
         key = meta_ops.key_of(func, args, kwargs)
         out = meta_ops.run(func, args, kwargs, key)
         if key is None or key not in _SPENT:
-            spent = _spent(func, args, kwargs, out)
+            spent = _count_operation(func, args, kwargs, out)
             if key is None:
                 self._add(spent)
                 return out
@@ -96,7 +96,7 @@ class Counter(TorchDispatchMode):
 _SPENT: dict[Any, tuple[int, int]] = {}
 
 
-def _spent(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[int, int]:
+def _count_operation(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> tuple[int, int]:
     """Operations and bytes of one operation."""
     if func is torch.ops.higher_order.out_dtype:  # an operation, and the dtype of its result
         func, args = args[0], args[2:]
@@ -146,7 +146,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
         spent.append((counter.operations - before[0], counter.bytes - before[1]))
         return out  # type: ignore[no-any-return]
 
-    def repeated(number: int) -> None:
+    def on_repeat(number: int) -> None:
         found.passes += 1
         counter.operations += spent[number][0]
         counter.bytes += spent[number][1]
@@ -156,7 +156,7 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
     def chunk() -> None:
         again = inputs.with_(text=inputs.text.with_fresh_chunk_cache())
         ran = with_cfg_passes(
-            spec, negative, model if every_pass else RepeatedPassCache(model, repeated)
+            spec, negative, model if every_pass else RepeatedPassCache(model, on_repeat)
         )
         paradigm.act(ran, again, schedules, torch.Generator(), **act_options)
 
@@ -193,7 +193,7 @@ def with_cfg_passes(spec: PolicySpec, negative: Text | None, model: Model) -> Mo
 
 def vae_on_meta(spec: PolicySpec) -> Any:
     """Return the VAE on the meta device, or the reason why it cannot be built here."""
-    if missing := lacking(spec.vae):
+    if missing := missing_files(spec.vae):
         return f"not counted: {', '.join(missing)} is not installed"
     try:
         with torch.device("meta"):

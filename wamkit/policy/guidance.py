@@ -42,15 +42,15 @@ def with_cfg(model: Model, negative: Text, scales: Mapping[str, float]) -> Model
         inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
         vectors = {
-            part: noisy.mapped(_repeat_batch)
+            part: noisy.map_tensors(_repeat_batch)
             for part in MODALITIES[1:]
             if (noisy := getattr(inputs, part)) is not None
         }
         doubled = ModelInputs(
             combined_text(inputs.text),
-            None if inputs.video is None else inputs.video.mapped(_repeat_batch),
+            None if inputs.video is None else inputs.video.map_tensors(_repeat_batch),
             state=None if inputs.state is None else _repeat_batch(inputs.state),
-            future=None if inputs.future is None else inputs.future.mapped(_repeat_batch),
+            future=None if inputs.future is None else inputs.future.map_tensors(_repeat_batch),
             **vectors,
         )
         found = model(doubled, cache=cache, keep=keep)

@@ -47,7 +47,7 @@ def run(func: Any, args: Any, kwargs: Mapping[str, Any], key: Hashable | None) -
     out = func(*args, **kwargs)
     if len(_made) >= LIMIT:
         _made.clear()
-    _made[key] = _described(out, args)
+    _made[key] = _describe_output(out, args)
     return out
 
 
@@ -65,7 +65,7 @@ def _part(x: Any, tensors: list[Tensor]) -> Hashable:
     return type(x), x
 
 
-def _described(out: Any, args: Any) -> _Made | list[_Made] | None:
+def _describe_output(out: Any, args: Any) -> _Made | list[_Made] | None:
     """Recipe to recreate `out`; None if it is not new tensors on the meta device."""
     several = isinstance(out, tuple)
     tensors = out if several else (out,)

@@ -262,7 +262,7 @@ class Policy(DeviceModule):
 
     _adapted: AdaptedBackbone
 
-    def guided(self, inputs: ModelInputs) -> Model:
+    def model_with_cfg(self, inputs: ModelInputs) -> Model:
         """The model with the classifier-free guidance that the schedules set."""
         return self._with_cfg(inputs, self._negative(inputs.text.tokens.shape[0]))
 
@@ -377,7 +377,7 @@ class Policy(DeviceModule):
                 "set video.num_frames above video.num_observed",
             )
         inputs = preprocessing.inference_inputs(self, observation)
-        model = self.guided(inputs)
+        model = self.model_with_cfg(inputs)
         clip = self.paradigm.imagine(model, inputs, self.schedules, generator(seed))
         images = preprocessing.decode_video(self, clip, observation)
         expect_imagined(self, images, observation)

@@ -98,7 +98,7 @@ class CapturedGraph:
         self._buffers = [x.clone() for x in input_tensors(inputs)]  # static inputs
         self._noise = NoiseTape(rng)
         left = iter(self._buffers)
-        self._inputs: ModelInputs = _mapped(inputs, lambda _: next(left))
+        self._inputs: ModelInputs = _map_tensors(inputs, lambda _: next(left))
         self._prompt = inputs.text.prompt_cache
         self._run(self._inputs.text)  # draws the noise, and warms up what wants to be warmed up
         self._kept = kept()  # tables and positions, which are read where they lie
@@ -127,7 +127,7 @@ class CapturedGraph:
             self._update_prompt()
             self._prompt = inputs.text.prompt_cache
         self._replay()
-        return _mapped(self._output, Tensor.clone)  # type: ignore[no-any-return]
+        return _map_tensors(self._output, Tensor.clone)  # type: ignore[no-any-return]
 
     def _update_prompt(self) -> None:
         """Compute the prompt cache of the new prompt, and copy it over the last one."""
@@ -185,7 +185,7 @@ class GraphPool:
 def input_signature(inputs: ModelInputs, act_options: Mapping[str, Any]) -> tuple[Any, ...]:
     """The shapes, types and settings that inputs share if one captured graph can serve them."""
     named: list[Any] = []
-    _mapped(inputs, lambda x: x, other=named.append)
+    _map_tensors(inputs, lambda x: x, other=named.append)
     shapes = tuple((tuple(x.shape), x.dtype) for x in input_tensors(inputs))
     return (
         *shapes,
@@ -198,15 +198,15 @@ def input_tensors(tree: Any) -> list[Tensor]:
     """Every tensor of the inputs, in the order of their fields."""
     found: list[Tensor] = []
 
-    def seen(x: Tensor) -> Tensor:
+    def collect_tensor(x: Tensor) -> Tensor:
         found.append(x)
         return x
 
-    _mapped(tree, seen)
+    _map_tensors(tree, collect_tensor)
     return found
 
 
-def _mapped(
+def _map_tensors(
     tree: Any,
     change: Callable[[Tensor], Tensor],
     other: Callable[[Any], Any] = lambda leaf: None,
@@ -216,12 +216,14 @@ def _mapped(
         return change(tree)
     if is_dataclass(tree) and not isinstance(tree, type):
         new = {
-            f.name: _mapped(getattr(tree, f.name), change, other) for f in fields(tree) if f.init
+            f.name: _map_tensors(getattr(tree, f.name), change, other)
+            for f in fields(tree)
+            if f.init
         }
         return replace(tree, **new)
     if isinstance(tree, tuple) and any(isinstance(x, Tensor) for x in tree):
-        return tuple(_mapped(x, change, other) for x in tree)
+        return tuple(_map_tensors(x, change, other) for x in tree)
     if isinstance(tree, Mapping):
-        return {key: _mapped(value, change, other) for key, value in tree.items()}
+        return {key: _map_tensors(value, change, other) for key, value in tree.items()}
     other(tree)
     return tree

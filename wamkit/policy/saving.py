@@ -59,7 +59,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
     remember(named_paths(_strip_paths(policy.spec).dump()).values())
     with replacing_folder(goal) as part:
         for kind in (*KINDS, *OTHERS):
-            module = _saved(policy, kind)
+            module = _module_to_save(policy, kind)
             if module is not None:
                 own = module.state_dict()
                 if state is not None:
@@ -110,7 +110,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     statistics = read_statistics(home / STATISTICS)
     policy = Policy.from_spec(found, statistics=statistics)
     for name in ADAPTERS:
-        if (adapter := _saved(policy, name)) is not None:
+        if (adapter := _module_to_save(policy, name)) is not None:
             weights.load(adapter.to("meta"), home / f"{name}.safetensors")
     policy.spec = spec
     policy.to(device)
@@ -140,7 +140,10 @@ def with_files(spec: PolicySpec, home: Path) -> PolicySpec:
         )
     shape = Policy.from_spec(_strip_paths(spec), device="meta")
     for kind in (*KINDS, *OTHERS):
-        wanted, there = _saved(shape, kind) is not None, (home / f"{kind}.safetensors").is_file()
+        wanted, there = (
+            _module_to_save(shape, kind) is not None,
+            (home / f"{kind}.safetensors").is_file(),
+        )
         if wanted and not there:
             raise WamkitError(f"{home} lacks {kind}.safetensors", "copy the whole folder again")
         if there and not wanted:
@@ -161,7 +164,7 @@ def _without(spec: PolicySpec, kind: str) -> str:
     return f"the {kind} {part.name} has no weights"
 
 
-def _saved(policy: Policy, kind: str) -> nn.Module | None:
+def _module_to_save(policy: Policy, kind: str) -> nn.Module | None:
     """The module whose weights go into the folder; None for parts without any of their own."""
     module = getattr(policy, kind)
     if kind == "text_encoder" and policy.spec.text_encoder.external_weights:

@@ -51,10 +51,10 @@ class Client:
 
     def _connect(self, timeout: float) -> None:
         """Connect, with the previous session if there was one, and receive the greeting."""
-        known = f"/?session={self.session['id']}" if self.session else ""
+        query = f"/?session={self.session['id']}" if self.session else ""
         # Directly: a robot's images have no business with a proxy.
         self._line = connect(
-            self.address + known, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
+            self.address + query, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
         ).__enter__()
         greeting = self._receive()
         self.session = greeting.pop("session", {})

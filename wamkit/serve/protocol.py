@@ -84,10 +84,10 @@ class RequestHandler:
         Raises WamkitError for a request that the policy cannot take.
         """
         self._expect_keys(request)
-        executed, seed = self._executed(request), _seed(request)
-        if _reset(request):
+        executed, seed = self._parse_executed(request), _parse_seed(request)
+        if _parse_reset(request):
             session.reset()
-        seen = self._observation(request, session.num_images)
+        seen = self._parse_observation(request, session.num_images)
         begun = perf_counter()
         chunk = session.act(seen, executed, seed=seed)
         timing = {"infer_ms": 1000 * (perf_counter() - begun)}
@@ -117,7 +117,7 @@ class RequestHandler:
             hint,
         )
 
-    def _observation(self, request: Mapping[str, Any], count: int) -> Observation:
+    def _parse_observation(self, request: Mapping[str, Any], count: int) -> Observation:
         ranged = {view.name for view in self.policy.spec.cameras.views if view.value_range}
         images = {
             view: (_to_deep_clip if view in ranged else _to_clip)(key, request[key], count)
@@ -125,9 +125,9 @@ class RequestHandler:
         }
         size = self.policy.spec.state.size
         state = _to_vector(STATE, request[STATE], (size,)) if size else None
-        return Observation(images, _prompt(request[PROMPT]), state)
+        return Observation(images, _parse_prompt(request[PROMPT]), state)
 
-    def _executed(self, request: Mapping[str, Any]) -> Tensor | None:
+    def _parse_executed(self, request: Mapping[str, Any]) -> Tensor | None:
         if EXECUTED not in request:
             return None
         return _to_vector(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
@@ -156,7 +156,7 @@ def _to_reply(chunk: ActionChunk) -> dict[str, Any]:
     return found
 
 
-def _prompt(found: Any) -> str:
+def _parse_prompt(found: Any) -> str:
     """One instruction. Raises WamkitError if it is none, too long, or no plain text."""
     if not isinstance(found, str):
         raise WamkitError(
@@ -175,7 +175,7 @@ def _prompt(found: Any) -> str:
     return found
 
 
-def _reset(request: Mapping[str, Any]) -> bool:
+def _parse_reset(request: Mapping[str, Any]) -> bool:
     """Whether a new episode begins with this request."""
     found = request.get(RESET, False)
     if found is None or (isinstance(found, bool | int | np.bool_) and found in (0, 1)):
@@ -273,7 +273,7 @@ def _vector_error(key: str, found: Any, expected_shape: str) -> WamkitError:
     )
 
 
-def _seed(request: Mapping[str, Any]) -> int | None:
+def _parse_seed(request: Mapping[str, Any]) -> int | None:
     """The seed of a request; None if there is none."""
     found = request.get(SEED)
     return None if found is None else expect_seed(found, f"'{SEED}'")

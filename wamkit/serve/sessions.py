@@ -71,7 +71,7 @@ class Sessions:
 
     def take(self, connection: ServerConnection) -> tuple[ServerSession, bool]:
         """Return the session that a connection requests, or a new one, and whether it existed."""
-        wanted = _wanted(connection)
+        wanted = _requested_name(connection)
         known = self.held.get(wanted or "")
         peer = _peer(connection)
         if known is None:
@@ -133,7 +133,7 @@ class Sessions:
             log.info("session %s ends: %s", held.short, why)
 
 
-def _wanted(connection: ServerConnection) -> str | None:
+def _requested_name(connection: ServerConnection) -> str | None:
     path = connection.request.path if connection.request is not None else ""
     try:
         return next(iter(parse_qs(urlsplit(path).query).get("session", [])), None)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config.parts import EnvironmentConfig
-from ..config.seeds import narrowed
+from ..config.seeds import to_32_bits
 from ..errors import WamkitError
 from .environment import EnvObservation, Robot, Step
 from .episodes import Frame, Rollout
@@ -50,7 +50,7 @@ class EnvWorker:
 
     def reset(self, seed: int) -> EnvObservation:
         """Begin an episode."""
-        self.environment.reset(narrowed(seed))
+        self.environment.reset(to_32_bits(seed))
         self._done = 0
         return self._observe()
 
@@ -88,7 +88,7 @@ class EnvWorker:
         seen, robot = self.reset(seed), self.robot()
         rng = np.random.default_rng([seed, 1])
         low, high = np.asarray(robot.low), np.asarray(robot.high)
-        expert = self.environment.expert(narrowed(seed)) if actor == "expert" else None
+        expert = self.environment.expert(to_32_bits(seed)) if actor == "expert" else None
         if actor == "expert" and expert is None:
             raise WamkitError(
                 f"environment {self.config.name} has no scripted expert for this task",
@@ -97,11 +97,11 @@ class EnvWorker:
         first, frames, total, success_at, steps = seen, [], 0.0, None, 0
         while True:
             if expert is not None:
-                intended = robot.limited(expert.act(seen))
+                intended = robot.clip_action(expert.act(seen))
                 spread = noise * (high - low) / 2 * rng.normal(size=len(low))
             else:
                 intended, spread = rng.uniform(low, high).astype(np.float32), 0
-            step = self._step(robot.limited(intended + spread))
+            step = self._step(robot.clip_action(intended + spread))
             steps, total = steps + 1, total + step.reward
             if keep:
                 frames.append(Frame(seen, intended, step.reward, step.success))
@@ -141,7 +141,7 @@ class EnvWorker:
 
     def _step(self, action: NDArray[Any]) -> Step:
         """One action; the episode is over after `max_steps`."""
-        step: Step = self.environment.step(self.robot().limited(action))
+        step: Step = self.environment.step(self.robot().clip_action(action))
         self._done += 1
         if not math.isfinite(step.reward):
             raise WamkitError(
@@ -208,7 +208,7 @@ class EnvPool:
         try:
             self._pipes[place].send((self._asked[place], what, given))
         except OSError:
-            raise self._lost(place) from None
+            raise self._lost_error(place) from None
 
     def answer(self, place: int) -> Any:
         """Return the result of the method, or raise its error; WamkitError if the process died."""
@@ -219,7 +219,7 @@ class EnvPool:
             while number != self._asked[place]:
                 number, fine, value = self._pipes[place].recv()
         except (EOFError, OSError):
-            raise self._lost(place) from None
+            raise self._lost_error(place) from None
         if fine:
             return value
         what, hint, user = value
@@ -238,7 +238,7 @@ class EnvPool:
         self.ask(0, "robot")
         return self.answer(0)  # type: ignore[no-any-return]
 
-    def _lost(self, place: int) -> WamkitError:
+    def _lost_error(self, place: int) -> WamkitError:
         self._processes[place].join(5)
         code = self._processes[place].exitcode
         return WamkitError(

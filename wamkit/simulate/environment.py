@@ -32,7 +32,7 @@ class Robot:
     control_hz: float  # actions a second
     kind: str = "simulated"  # of robot, as data sets note it
 
-    def limited(self, action: NDArray[Any]) -> NDArray[np.float32]:
+    def clip_action(self, action: NDArray[Any]) -> NDArray[np.float32]:
         """Clip an action [A] to the limits. Raises WamkitError if a value is not finite."""
         if not np.isfinite(action).all():
             place = int(np.flatnonzero(~np.isfinite(action))[0])

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config.seeds import folded
+from ..config.seeds import fold_seed
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
@@ -40,7 +40,7 @@ class RunningEpisode:
     @property
     def chunk_seed(self) -> int:
         """Seed of the next chunk."""
-        return folded(self.seed * 100_003 + self.decisions)
+        return fold_seed(self.seed * 100_003 + self.decisions)
 
 
 class PolicyRunner:
@@ -73,7 +73,7 @@ class PolicyRunner:
         if self.policy.paradigm.stateful:
             chunks = [self._stateful_chunk(one) for one in running]
         else:
-            seen = self._observed([self._context(one) for one in running])
+            seen = self._to_observation([self._context(one) for one in running])
             draws = [one.chunk_seed for one in running]
             values = self.policy.act(seen, seed=draws, **self.act_options).values
             chunks = list(values.numpy())
@@ -85,7 +85,7 @@ class PolicyRunner:
         """Store the frames that the policy imagines next in `RunningEpisode.imagined`."""
         if not self.imagine:
             return
-        seen = self._observed([self._context(one) for one in running])
+        seen = self._to_observation([self._context(one) for one in running])
         future = self.policy.imagine(seen, seed=[one.chunk_seed for one in running])
         for row, one in enumerate(running):
             one.imagined[one.step] = {
@@ -102,7 +102,9 @@ class PolicyRunner:
             every = self.policy.spec.video.frame_stride
             count = one.session.num_images
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
-        chunk = one.session.act(self._observed([looks]), seed=one.chunk_seed, **self.act_options)
+        chunk = one.session.act(
+            self._to_observation([looks]), seed=one.chunk_seed, **self.act_options
+        )
         return chunk.values[0].numpy()
 
     def _context(self, one: RunningEpisode) -> list[EnvObservation]:
@@ -116,7 +118,7 @@ class PolicyRunner:
         ]
         return [one.seen[max(step, 0)] for step in steps]
 
-    def _observed(self, looks: Sequence[Sequence[EnvObservation]]) -> Observation:
+    def _to_observation(self, looks: Sequence[Sequence[EnvObservation]]) -> Observation:
         """The looks of B episodes, T each, as one observation."""
         images = {
             view: torch.stack([_clip(row, camera) for row in looks])

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from ..config.mistakes import explained
+from ..config.mistakes import explain_mistakes
 from ..config.parts import EnvironmentConfig
 from ..config.robot import Section
 from ..config.seeds import expect_seed
@@ -59,7 +59,7 @@ class _Entry(Section):
     attempts: int = Field(ge=0, lt=10**12)
 
     @model_validator(mode="after")
-    def _counted(self) -> _Entry:
+    def _count_is_valid(self) -> _Entry:
         if not self.episodes <= min(self.frames, self.attempts):
             raise ValueError("there are more episodes than frames or attempts")
         return self
@@ -85,14 +85,14 @@ class CollectionConfig:
         try:
             _Notes.model_validate({NOTE: found}, strict=True)
         except ValidationError as error:
-            faults = "; ".join(str(c) for c in explained(error, "", _Notes)[:8])
+            faults = "; ".join(str(c) for c in explain_mistakes(error, "", _Notes)[:8])
             raise WamkitError(
                 f"the notes of the data set about its collections are damaged: {faults}",
                 "remove meta/wamkit.json, and add to the data set with --append",
             ) from None
         return next((e for e in found if all(e[k] == v for k, v in mine.items())), None)
 
-    def kept(self, folder: Path) -> int:
+    def count_kept(self, folder: Path) -> int:
         """Episodes of this collection that are in the data set in a folder."""
         entry = self.entry(notes(folder))
         return entry["episodes"] if entry else 0
@@ -181,7 +181,7 @@ def collect(
                     f"{episodes} episodes were wanted",
                     "lower --noise, or choose another task",
                 )
-            with _uninterrupted():
+            with _defer_interrupts():
                 if rollout.success:
                     add_rollout(made, rollout)
                     entry["episodes"] += 1
@@ -201,7 +201,7 @@ def collect(
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def _defer_interrupts() -> Iterator[None]:
     """Defer Ctrl-C to the end of the block. Only the main thread receives it at all."""
     if threading.current_thread() is not threading.main_thread():
         yield

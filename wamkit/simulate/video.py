@@ -37,18 +37,18 @@ def video_frames(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:
         looks.append(rollout.last)
     for step, seen in enumerate(looks):
         solved = solved or (step > 0 and rollout.frames[step - 1].success)
-        row = [_framed(p, SOLVED if solved else PLAIN) for p in seen.images.values()]
+        row = [_add_border(p, SOLVED if solved else PLAIN) for p in seen.images.values()]
         if decisions:
             begun = max((d for d in decisions if d <= step), default=decisions[0])
             for clip in rollout.imagined[begun].values():
-                row.append(_framed(clip[min((step - begun) // every, len(clip) - 1)], IMAGINED))
+                row.append(_add_border(clip[min((step - begun) // every, len(clip) - 1)], IMAGINED))
         height = max(len(each) for each in row)
         padded = [np.pad(each, ((0, height - len(each)), (0, 0), (0, 0))) for each in row]
         made = np.concatenate(padded, 1)
         yield np.pad(made, ((0, made.shape[0] % 2), (0, made.shape[1] % 2), (0, 0)))
 
 
-def _framed(image: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _add_border(image: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
     times = max(1, -(-READABLE // image.shape[0]))
     scaled = ImageOps.scale(Image.fromarray(image), times, Image.Resampling.NEAREST)
     return np.asarray(ImageOps.expand(scaled, BORDER, color))

@@ -83,14 +83,14 @@ def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
         # Positions may be in the tokens already; else tokens that are alike differ by their keys.
         alike = even.tokens[:, -1:].expand_as(even.tokens)
         keys = block.pre_attention(alike, rows[layer], even.rotary)[0].k[:, :, -8:]
-        turns = bool(_changed(keys, keys[:, :, -1:].expand_as(keys)))
+        turns = bool(_changed_tokens(keys, keys[:, :, -1:].expand_as(keys)))
         one, two, three = (
             block.pre_attention(s.tokens, s.modulation.gather(s.level_index)[layer], s.rotary)[0]  # type: ignore[union-attr]
             for s in made
         )
         if config.traits.imagines and config.traits.sigma_per_frame:
-            assert _changed(one.k, two.k) == [3]
-        assert _changed(one.k, three.k) == ([5] if turns else [])
+            assert _changed_tokens(one.k, two.k) == [3]
+        assert _changed_tokens(one.k, three.k) == ([5] if turns else [])
         assert torch.equal(one.v, three.v)
 
 
@@ -196,7 +196,7 @@ def _run(runner: PassRunner, backbone: Any, *streams: Stream) -> list[Tensor]:
     return runner.run(streams, everyone(roles), attend=backbone.attend)[0]
 
 
-def _changed(one: Tensor, two: Tensor) -> list[int]:
+def _changed_tokens(one: Tensor, two: Tensor) -> list[int]:
     """The tokens whose keys [B, K, S, E] differ, by more than rounding."""
     least = ROUNDING[one.dtype] * one.abs().max()
     return ((one - two).abs().amax((0, 1, 3)) > least).nonzero().flatten().tolist()

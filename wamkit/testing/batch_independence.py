@@ -93,7 +93,7 @@ def take_sample(batch: Any, index: int) -> Any:
 def _imagined(policy: Policy, seen: Observation, seeds: Sequence[int]) -> Tensor:
     """Latents [B, C, T, h, w] of the video that a policy imagines."""
     inputs = inference_inputs(policy, seen)
-    model = policy.guided(inputs)
+    model = policy.model_with_cfg(inputs)
     return policy.paradigm.imagine(model, inputs, policy.schedules, generator(seeds)).z
 
 

@@ -45,7 +45,7 @@ from .fixtures import (
     randomize_weights,
     run_dense,
 )
-from .parity import other_values, same_values, uncalled
+from .parity import other_values, same_values, unused_modules
 from .policy_contract import POLICY
 
 __all__ = ["pytest_generate_tests", "test_contract"]
@@ -241,7 +241,7 @@ def passes_gradients_to_every_weight(spec: PolicySpec, tmp: Path) -> None:
 def calls_every_linear_layer_as_a_module(spec: PolicySpec, tmp: Path) -> None:
     """Adapters of low rank and quantized layers stand in for modules, and must be noticed."""
     model, (video, text) = _backbone(spec), _inputs(spec)
-    assert not (left := uncalled(model, lambda: predict_frames(model, video, text))), left
+    assert not (left := unused_modules(model, lambda: predict_frames(model, video, text))), left
 
 
 def survives_saving_and_loading(spec: PolicySpec, tmp: Path) -> None:

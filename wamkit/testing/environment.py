@@ -19,9 +19,9 @@ def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
         assert all(low < high for low, high in zip(robot.low, robot.high, strict=True))
         rng = np.random.default_rng(0)
         actions = [rng.uniform(robot.low, robot.high).astype(np.float32) for _ in range(steps)]
-        first = _lived(environment, 3, actions)
-        other = _lived(environment, 4, actions)
-        again = _lived(environment, 3, actions)
+        first = _run_episode(environment, 3, actions)
+        other = _run_episode(environment, 4, actions)
+        again = _run_episode(environment, 3, actions)
         for seen in first + other:
             _expect_seen(seen, robot)
         for one, two in zip(first, again, strict=True):
@@ -37,7 +37,9 @@ def expect_environment(config: EnvironmentConfig, steps: int = 3) -> None:
         environment.close()
 
 
-def _lived(environment: Environment, seed: int, actions: list[np.ndarray]) -> list[EnvObservation]:
+def _run_episode(
+    environment: Environment, seed: int, actions: list[np.ndarray]
+) -> list[EnvObservation]:
     """Observations of an episode with these actions."""
     environment.reset(seed)
     seen = [environment.see()]

@@ -63,12 +63,12 @@ def spec_with(*parts: Part, **names: str) -> PolicySpec:
     Raises AssertionError if nothing fits them, and WamkitError for unknown names.
     """
     if not parts:
-        return _composed(tuple(names.items()))
+        return _spec_by_names(tuple(names.items()))
     return compose(*(default(registry().get(kind, name)) for kind, name in names.items()), *parts)
 
 
 @cache
-def _composed(names: tuple[tuple[str, str], ...]) -> PolicySpec:
+def _spec_by_names(names: tuple[tuple[str, str], ...]) -> PolicySpec:
     return compose(*(default(registry().get(kind, name)) for kind, name in names))
 
 

@@ -1,14 +1,14 @@
 """Helpers for parity tests of a port: the same weights give the same values.
 
-A port of a published network is tried at a tiny size: the reference class with `randomized` weights
-is saved, its files are read by the part's own loader, and both compute the same, forwards and
-backwards.
+A port of a published network is tried at a tiny size: the reference class with
+`randomize_parameters` weights is saved, its files are read by the part's own loader, and both
+compute the same, forwards and backwards.
 
     reference = randomized(TheirTransformer(...))
     reference.save_pretrained(folder)
     ours = MyBackbone(weights=str(folder)).build()
     with float64():
-        theirs, ours, frames, text = doubled((reference, ours, frames, text))
+        theirs, ours, frames, text = to_float64((reference, ours, frames, text))
         same_values(denoise(ours, frames, text), their_velocity(theirs, frames, text))
         wanted = velocity_gradients(theirs, frames, text, their_velocity)
         same_gradients(velocity_gradients(ours, frames, text), wanted)
@@ -29,25 +29,25 @@ from torch import Tensor, nn
 
 from ..interfaces import denoise
 from ..interfaces.types import Frames, Text
-from .tolerance import doubled, float64, other_values, same_values
+from .tolerance import float64, other_values, same_values, to_float64
 
 __all__ = [
-    "doubled",
     "float64",
     "gradients",
     "other_values",
-    "randomized",
+    "randomize_parameters",
     "same_gradients",
     "same_shapes",
     "same_values",
-    "uncalled",
+    "to_float64",
+    "unused_modules",
     "velocity_gradients",
 ]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def randomized(model: M, small: str | None = None) -> M:
+def randomize_parameters(model: M, small: str | None = None) -> M:
     """Draw every parameter anew, by the order of names, so that no norm, bias or table is trivial.
 
     Weights of norms are drawn around 1. What matches the expression `small` is drawn small: do so
@@ -127,7 +127,7 @@ def same_shapes(
     assert not list(ours.buffers())
 
 
-def uncalled(model: nn.Module, run: Callable[[], Any]) -> set[str]:
+def unused_modules(model: nn.Module, run: Callable[[], Any]) -> set[str]:
     """The linear layers of a model that `run` does not call as modules.
 
     Adapters and quantized layers stand in for modules: a layer whose weight is taken out and

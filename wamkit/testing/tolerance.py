@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ROUNDING", "doubled", "float64", "other_values", "same_values"]
+__all__ = ["ROUNDING", "float64", "other_values", "same_values", "to_float64"]
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ def float64() -> Iterator[None]:
 
     `.float()`, `dtype=torch.float32` and new tensors are float64, so that networks which take
     some steps in float32 whatever their weights are compute all of it in float64. Tensors that
-    are there already are left as they are: see `doubled`. Also a decorator, of tests too.
+    are there already are left as they are: see `to_float64`. Also a decorator, of tests too.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -161,7 +161,7 @@ def float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def doubled(x: T) -> T:
+def to_float64(x: T) -> T:
     """A copy in float64: of a module, of a tensor, or of what holds tensors; the rest as it is."""
     found: Any = x
     if isinstance(x, nn.Module):
@@ -170,10 +170,10 @@ def doubled(x: T) -> T:
         found = x.double() if x.dtype == torch.float32 else x
     elif is_dataclass(x) and not isinstance(x, type):
         values = {f.name: getattr(x, f.name) for f in fields(x) if f.init}
-        found = replace(x, **{name: doubled(value) for name, value in values.items()})
+        found = replace(x, **{name: to_float64(value) for name, value in values.items()})
     elif isinstance(x, Mapping):
-        found = {key: doubled(value) for key, value in x.items()}
+        found = {key: to_float64(value) for key, value in x.items()}
     elif type(x) in (list, tuple):
         each: Any = x
-        found = type(each)(doubled(value) for value in each)
+        found = type(each)(to_float64(value) for value in each)
     return found  # type: ignore[no-any-return]

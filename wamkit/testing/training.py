@@ -25,7 +25,7 @@ from ..train.logs import read
 from ..train.trainer import Data, OnStep, Summary, train
 from .dataset import record
 
-__all__ = ["logged", "recordings", "same", "saved", "short_run", "state"]
+__all__ = ["read_log", "read_saved_state", "recordings", "same", "short_run", "state"]
 
 SHORT: Mapping[str, Any] = {
     "steps": 4,
@@ -60,12 +60,12 @@ def short_run(
     return train(policy, Data(data, Columns()), out, config, resume=resume, on_step=on_step)
 
 
-def logged(run: Path) -> list[dict[str, Any]]:
+def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log, oldest first."""
     return read(run / LOG)
 
 
-def saved(run: Path, name: str = "last") -> dict[str, Tensor]:
+def read_saved_state(run: Path, name: str = "last") -> dict[str, Tensor]:
     """The weights of the policy in a checkpoint of a run, by name."""
     return Policy.load(run / "checkpoints" / name / "policy").state_dict()
 

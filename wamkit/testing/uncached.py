@@ -28,12 +28,12 @@ class Replay(KVCache):
 
     def __or__(self, newer: KVCache) -> KVCache:
         assert isinstance(newer, Replay)
-        return Replay(_joined(_only(self.inputs, self.roles - newer.inputs.roles), newer.inputs))
+        return Replay(_join(_only(self.inputs, self.roles - newer.inputs.roles), newer.inputs))
 
-    def renamed(self, names: Mapping[str, str | None]) -> KVCache:
+    def rename_roles(self, names: Mapping[str, str | None]) -> KVCache:
         """As that of a cache."""
         gone = {role for role, name in names.items() if name is None}
-        return Replay(_renamed(_only(self.inputs, self.roles - gone), names))
+        return Replay(_rename(_only(self.inputs, self.roles - gone), names))
 
     def pick(self, index: Tensor) -> KVCache:
         """As that of a cache."""
@@ -50,7 +50,7 @@ def uncached(model: Model) -> Model:
         kept = Replay(_only(inputs, keep))
         if keep and inputs.roles - {"text", "state"} <= set(keep):
             return ModelOutput(cache=kept)
-        whole = inputs if before is None else _joined(before, inputs)
+        whole = inputs if before is None else _join(before, inputs)
         found = model(whole)
         parts = {}
         for name in ("video", "future", *MODALITIES[1:]):
@@ -93,7 +93,7 @@ def _steps(noisy: NoisyVectors, names: tuple[str, ...], at: list[int]) -> NoisyV
     return NoisyVectors(noisy.x[:, at], level, roles, tuple(times[i] for i in at))
 
 
-def _renamed(inputs: ModelInputs, names: Mapping[str, str | None]) -> ModelInputs:
+def _rename(inputs: ModelInputs, names: Mapping[str, str | None]) -> ModelInputs:
     def new(roles: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.get(role) or role for role in roles)
 
@@ -108,7 +108,7 @@ def _renamed(inputs: ModelInputs, names: Mapping[str, str | None]) -> ModelInput
     return inputs.with_(**changes)
 
 
-def _joined(first: ModelInputs, second: ModelInputs) -> ModelInputs:
+def _join(first: ModelInputs, second: ModelInputs) -> ModelInputs:
     """Both inputs in one; text and state are the second's."""
     changes: dict[str, Any] = {}
     for name in ("video", "future"):

@@ -72,7 +72,9 @@ class RunFolder:
             self.processes.wait()  # all have looked before the first one writes
             with self.processes.raise_together():
                 if self.processes.first:
-                    with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
+                    with _explain_write_errors(
+                        f"a run cannot begin in {self.place}", "choose another --out"
+                    ):
                         durable.make_folder(self.place)
                     stack.enter_context(lock(self.place, OTHER))
                     self._expect(resume)
@@ -104,7 +106,9 @@ class RunFolder:
         """Write settings and spec before the first update. Raises WamkitError in all processes."""
         with self.processes.raise_together():
             if self.processes.first:
-                with _writing(f"a run cannot begin in {self.place}", "choose another --out"):
+                with _explain_write_errors(
+                    f"a run cannot begin in {self.place}", "choose another --out"
+                ):
                     durable.make_folder(self.checkpoints)
                 _write(self.place / SPEC, strict_yaml.dumps(dict(spec)))
                 _write(self.place / SETTINGS, strict_yaml.dumps(dict(run_settings)))
@@ -151,7 +155,7 @@ class RunFolder:
         self.processes.wait()  # all have read before the first one writes
         with self.processes.raise_together():
             if self.processes.first:
-                with _writing(f"{self.place} cannot be resumed", "make it writable"):
+                with _explain_write_errors(f"{self.place} cannot be resumed", "make it writable"):
                     runs.settle(self.checkpoints)
                     self._point(record)
                     self._prune(record.best_step)
@@ -323,7 +327,7 @@ def _write(file: Path, text: str) -> None:
 
 
 @contextmanager
-def _writing(what: str, hint: str) -> Iterator[None]:
+def _explain_write_errors(what: str, hint: str) -> Iterator[None]:
     """Raise errors of the file system as NotWrittenError with a hint."""
     try:
         yield

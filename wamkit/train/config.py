@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ..config.mistakes import explained
+from ..config.mistakes import explain_mistakes
 from ..config.robot import Section
 from ..config.seeds import MOST as MOST_SEED
 from ..config.spec import override
@@ -182,7 +182,7 @@ def read_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(explained(error, "", TrainConfig), source) from None
+        raise SpecError(explain_mistakes(error, "", TrainConfig), source) from None
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:

@@ -29,17 +29,17 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """`total`, which trains, and the loss of each part."""
-        with self._running():
+        with self._gather_weights():
             losses = self.policy.loss(batch, seed=seed, compute=self._compute)
         return {"total": losses.total, **losses.parts}
 
     def imagine(self, observation: Observation, seed: int) -> Imagined:
         """The future that the policy imagines."""
-        with self._running():
+        with self._gather_weights():
             return self.policy.imagine(observation, seed=seed)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _gather_weights(self) -> Iterator[None]:
         """Under FSDP the weights of a block are gathered only while it runs."""
         runner = self.policy.runner
         before = runner.sharded, runner.recompute
@@ -88,7 +88,7 @@ class DistributedPolicy:
         """Every weight and buffer of the policy that is saved, by name."""
         return {name: x.detach() for name, x in self.loss_module.policy.state_dict().items()}
 
-    def learned(self) -> dict[str, nn.Parameter]:
+    def trainable_weights(self) -> dict[str, nn.Parameter]:
         """Trainable weights, by name."""
         return {n: p for n, p in self.loss_module.policy.named_parameters() if p.requires_grad}
 

@@ -58,7 +58,7 @@ class Log:
         """
         self.file = run / "log.jsonl"
         with as_not_written(self.file, SAFE):
-            kept, damaged = _sorted(self.file)
+            kept, damaged = _read_lines(self.file)
             if damaged:
                 copy = self.file.with_name("log-damaged.jsonl")
                 write_bytes(copy, self.file.read_bytes())
@@ -105,7 +105,7 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, f
 
 def read(file: Path) -> list[dict[str, Any]]:
     """Read the lines of a log, without damaged ones, such as a line cut short by a crash."""
-    return _sorted(file)[0]
+    return _read_lines(file)[0]
 
 
 def newest_step(file: Path) -> int:
@@ -113,7 +113,7 @@ def newest_step(file: Path) -> int:
     return max((line["step"] for line in read(file)), default=0)
 
 
-def _sorted(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+def _read_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Return the lines of a log, and the line numbers, from 1, of damaged ones.
 
     The last one does not count if a crash has cut it short.

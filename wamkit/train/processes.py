@@ -107,7 +107,7 @@ def join_processes(device: str, timeout: float = WAIT) -> Iterator[Processes]:
     except RuntimeError as error:
         if not _is_lost(error):
             raise
-        raise _lost(error, timeout, world) from None
+        raise _lost_error(error, timeout, world) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -121,7 +121,7 @@ def _is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
-def _lost(error: RuntimeError, timeout: float, world: int) -> WamkitError:
+def _lost_error(error: RuntimeError, timeout: float, world: int) -> WamkitError:
     """Return the error of a process that lost the others."""
     rank = os.environ.get("RANK", "?")
     late = "timed out" in str(error).lower() or "timeout" in str(error).lower()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config.records import parsed
+from ..config.records import parse_record
 from ..config.robot import Section
 from ..config.runs import CHECKPOINTS, LOG, SETTINGS, SPEC
 from ..config.spec import parse, read
@@ -95,12 +95,12 @@ def read_run(run: Path) -> tuple[RunRecord, dict[str, Any]]:
         raise WamkitError(
             f"{run} lacks {SPEC}, the policy that it was begun with", hint.replace(SETTINGS, SPEC)
         )
-    record = parsed(run / SETTINGS, RunRecord, strict_yaml.loads, hint)
+    record = parse_record(run / SETTINGS, RunRecord, strict_yaml.loads, hint)
     decisive = [name for name in TrainConfig.model_fields if name not in FREE]
     if lacking := [name for name in decisive if name not in record.settings]:
         missing = ", ".join(f"settings.{name}" for name in lacking)
         raise WamkitError(f"{run / SETTINGS} is damaged: it lacks {missing}", hint)
-    parsed(run / SETTINGS, _Settings, strict_yaml.loads, hint)
+    parse_record(run / SETTINGS, _Settings, strict_yaml.loads, hint)
     return record, parse(read(run / SPEC), str(run / SPEC)).dump()
 
 

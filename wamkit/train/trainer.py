@@ -145,11 +145,11 @@ class Trainer:
             expect_compiler(processes.device)
             compile_blocks(policy)
         self.distributed = DistributedPolicy(LossModule(policy, config), config, processes)
-        self.learned = self.distributed.learned()
+        self.trainable_weights = self.distributed.trainable_weights()
         self.optimizer = optim.optimizer(policy, config)
         self.ema: optim.EMA | None = None
         if config.ema is not None:
-            self.ema = optim.EMA(list(self.learned.values()), config.ema)
+            self.ema = optim.EMA(list(self.trainable_weights.values()), config.ema)
         self.noise = optim.NoiseScale()
         self.folder = RunFolder(out, processes, config.max_checkpoints)
         self.run_settings = {
@@ -253,7 +253,7 @@ class Trainer:
             self.processes.world,
             self.config.gradient_accumulation_steps,
         )
-        batch, weights = self.batches.next(), list(self.learned.values())
+        batch, weights = self.batches.next(), list(self.trainable_weights.values())
         rates = optim.set_rates(self.optimizer, config, self.step)
         self.optimizer.zero_grad()
         found: list[Tensor] = []
@@ -389,12 +389,12 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         """All that an update changes, and buffers, by name."""
         state = {}
-        for name, p in self.learned.items():
+        for name, p in self.trainable_weights.items():
             state[f"weight/{name}"] = p.detach()
             for key, value in self.optimizer.state[p].items():
                 state[f"{key}/{name}"] = value
         if self.ema is not None:
-            names = self.learned
+            names = self.trainable_weights
             state |= {f"ema/{n}": v for n, v in zip(names, self.ema.values, strict=True)}
         parameters = dict(self.policy.named_parameters())
         others = {n: x for n, x in self.distributed.weights().items() if n not in parameters}
@@ -410,7 +410,7 @@ class Trainer:
                 self.log.sync()
         weights = self.distributed.weights()
         if self.ema is not None:
-            weights |= dict(zip(self.learned, self.ema.values, strict=True))
+            weights |= dict(zip(self.trainable_weights, self.ema.values, strict=True))
         adapters = self.adapters
         whole = weights.items() if adapters is None else adapters.merged(weights)
         run = {

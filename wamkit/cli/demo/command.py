@@ -67,10 +67,10 @@ def command(
     except KeyboardInterrupt:
         note("stopped; the same command goes on from here")
         raise
-    from ..explain import explained
+    from ..explain import explain_spec
     from .page import write
 
-    explanation = {way.name: explained(way.spec) for way in ways if way.spec is not None}
+    explanation = {way.name: explain_spec(way.spec) for way in ways if way.spec is not None}
     page = write(out / "report.html", settings, data, baselines, ways, explanation)
     if json:
         emit(_plain(page, data, baselines, ways))

@@ -16,7 +16,7 @@ from wamkit.config.registry import registry
 from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.testing.fixtures import run_head, spec_with
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 pytest.importorskip("diffusers")
 
@@ -100,7 +100,7 @@ def test_weights_under_published_names_give_the_published_values(tmp_path: Path)
         state="none",
         weights=str(tmp_path / "ge_act.safetensors"),
     )
-    head = doubled(config.build(sizes))
+    head = to_float64(config.build(sizes))
     x, sigma = torch.randn(2, 6, 4), torch.tensor([0.3, 0.8])
     hidden = [torch.randn(2, 5, sizes.traits.width) for _ in range(2)]
     inputs = ModelInputs(

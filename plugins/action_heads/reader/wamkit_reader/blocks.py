@@ -65,13 +65,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
         """Attention of tokens among themselves, [B, S, D] to [B, S, D]."""
         q, k, v = fused_linear(self, x, "to_q", "to_k", "to_v")
-        q, k = self._rotated(self.norm_q(q), rotary), self._rotated(self.norm_k(k), rotary)
+        q, k = self._rotate(self.norm_q(q), rotary), self._rotate(self.norm_k(k), rotary)
         return self._attend(q, KV(k, split_heads(v, self.head_dim)))
 
     def _attend(self, q: Tensor, kv: KV) -> Tensor:
         return self.to_out[0](attend_text(q, kv))
 
-    def _rotated(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
+    def _rotate(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
         """[B, S, D], rotated over the whole width, as heads [B, H, S, E]."""
         if rotary is not None:
             x = rotate_pairs(x[:, None], rotary)[:, 0]

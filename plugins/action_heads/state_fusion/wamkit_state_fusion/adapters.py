@@ -51,14 +51,14 @@ class CorrectedBackbone(WrappedBackbone):
 
     @property
     def blocks(self) -> Sequence[Any]:  # type: ignore[override]
-        return self._corrected(self.inner.blocks, text=False)
+        return self._with_adapters(self.inner.blocks, text=False)
 
     @property
     def text_blocks(self) -> Sequence[Any]:  # type: ignore[override]
         blocks = self.inner.text_blocks
-        return self._corrected(blocks, text=True)
+        return self._with_adapters(blocks, text=True)
 
-    def _corrected(self, blocks: Sequence[Any], *, text: bool) -> list[Any]:
+    def _with_adapters(self, blocks: Sequence[Any], *, text: bool) -> list[Any]:
         """The blocks with adapters behind some; the same objects for the same blocks."""
         found = list(blocks)
         for layer, adapter in self.adapters.items():

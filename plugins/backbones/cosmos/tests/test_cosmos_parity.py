@@ -21,13 +21,13 @@ from wamkit.interfaces import denoise
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
-    doubled,
     float64,
     other_values,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
     velocity_gradients,
 )
 
@@ -110,7 +110,9 @@ def carried_along() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def references() -> dict[str, Any]:
     # What is normalized next is small.
-    return {case: randomized(reference(c), small="to_q|to_k") for case, c in CONFIGS.items()}
+    return {
+        case: randomize_parameters(reference(c), small="to_q|to_k") for case, c in CONFIGS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +190,8 @@ def close(found: Tensor, wanted: Tensor) -> None:
 def test_velocity_equals_that_of_diffusers(
     case: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
-    backbone = doubled(built(CONFIGS[case], folders[case] / layout))
+    references = to_float64(references)
+    backbone = to_float64(built(CONFIGS[case], folders[case] / layout))
     frames, text = scene(case)
     with torch.no_grad():
         wanted = expected(references[case], frames, text, fps=CONFIGS[case].fps)
@@ -205,7 +207,7 @@ def test_velocity_equals_that_of_diffusers(
 def test_gradients_equal_those_of_diffusers(
     case: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene(case)
     theirs = partial(expected, fps=CONFIGS[case].fps)
     wanted = velocity_gradients(references[case], frames, text, theirs)
@@ -218,7 +220,7 @@ def test_gradients_equal_those_of_diffusers(
 def test_every_number_of_context_frames_is_marked(
     context: int, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene(context=context)
     close(
         denoise(backbones["predict2"], frames, text), expected(references["predict2"], frames, text)
@@ -234,10 +236,10 @@ def test_every_number_of_context_frames_is_marked(
 def test_a_clean_context_is_announced_at_the_level_of_the_configuration(
     references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
+    references = to_float64(references)
     frames, text = scene()
-    exact = doubled(built(TINY, folders["predict2"] / "whole", context_sigma=0.0))
-    late = doubled(built(TINY, folders["predict2"] / "whole", context_sigma=0.25))
+    exact = to_float64(built(TINY, folders["predict2"] / "whole", context_sigma=0.0))
+    late = to_float64(built(TINY, folders["predict2"] / "whole", context_sigma=0.25))
     model = references["predict2"]
     close(denoise(exact, frames, text), expected(model, frames, text, announced=0.0))
     close(denoise(late, frames, text), expected(model, frames, text, announced=0.25))
@@ -247,7 +249,7 @@ def test_a_clean_context_is_announced_at_the_level_of_the_configuration(
 @torch.no_grad()
 @float64()
 def test_a_copy_of_the_context_is_context_too(backbones: dict[str, Any]) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     frames, text = scene()
     copy = Frames(frames.z, ("context'", "target'", "target'"), frames.times, frames.sigma)
     other = Frames(frames.z, ("target",) * T, frames.times, frames.sigma)
@@ -261,9 +263,11 @@ def test_a_copy_of_the_context_is_context_too(backbones: dict[str, Any]) -> None
 def test_queries_and_keys_have_the_epsilon_of_the_original_by_default(
     references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
+    references = to_float64(references)
     frames, text = scene()
-    original = doubled(built(TINY, folders["predict2"] / "whole", qk_norm_eps=Cosmos().qk_norm_eps))
+    original = to_float64(
+        built(TINY, folders["predict2"] / "whole", qk_norm_eps=Cosmos().qk_norm_eps)
+    )
     model = reference(TINY)
     model.load_state_dict(references["predict2"].state_dict())
     for name, module in model.named_modules():
@@ -279,7 +283,7 @@ def test_queries_and_keys_have_the_epsilon_of_the_original_by_default(
 def test_time_counts_in_latent_frames_unless_images_a_second_are_given(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene()
     plain = expected(references["predict2"], frames, text)
     scaled = expected(references["predict2"], frames, text, fps=16)
@@ -296,7 +300,7 @@ def test_time_counts_in_latent_frames_unless_images_a_second_are_given(
 def test_noise_levels_go_in_as_they_are_not_in_thousandths(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene(context=0)
     wanted = expected(references["predict2"], frames, text)
     close(denoise(backbones["predict2"], frames, text), wanted)
@@ -333,7 +337,7 @@ def test_channels_come_first_in_a_patch_on_the_way_in_and_last_on_the_way_out(
 def test_masked_text_tokens_are_masked_as_in_diffusers(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene("predict2.5")
     valid = torch.arange(L) < torch.tensor([[5], [9]])
     masked = Text(text.tokens, valid)
@@ -347,7 +351,7 @@ def test_masked_text_tokens_are_masked_as_in_diffusers(
 def test_padding_that_is_attended_may_come_as_one_token_that_counts_for_many(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene()
     text.tokens[:, 5:] = 0
     repeats = torch.ones(B, 6)
@@ -361,7 +365,7 @@ def test_padding_that_is_attended_may_come_as_one_token_that_counts_for_many(
 @torch.no_grad()
 @float64()
 def test_a_frame_is_placed_by_its_time_not_its_index(backbones: dict[str, Any]) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     backbone, (frames, text) = backbones["predict2"], scene()
     order = [2, 0, 1]
     moved = Frames(
@@ -413,4 +417,4 @@ def test_original_names_become_those_of_diffusers_own_converter(
 
 def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> None:
     backbone = backbones["predict2.5"]
-    assert not uncalled(backbone, lambda: denoise(backbone, *scene("predict2.5")))
+    assert not unused_modules(backbone, lambda: denoise(backbone, *scene("predict2.5")))

@@ -21,14 +21,14 @@ from wamkit.interfaces import denoise
 from wamkit.interfaces.streams import embed_videos
 from wamkit.interfaces.types import Frames, ModelInputs, Text, counted
 from wamkit.testing.parity import (
-    doubled,
     float64,
     other_values,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_shapes,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
     velocity_gradients,
 )
 
@@ -135,7 +135,7 @@ def original_name(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def references() -> dict[str, Any]:
-    return {case: randomized(reference(config)) for case, config in CONFIGS.items()}
+    return {case: randomize_parameters(reference(config)) for case, config in CONFIGS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +216,8 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
 def test_velocity_equals_that_of_diffusers(
     case: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
-    backbone = doubled(built(case, folders[case] / layout))
+    references = to_float64(references)
+    backbone = to_float64(built(case, folders[case] / layout))
     frames, text = scene(case)
     with torch.no_grad():
         wanted = expected(references[case], frames, text)
@@ -233,7 +233,7 @@ def test_velocity_equals_that_of_diffusers(
 def test_gradients_equal_those_of_diffusers(
     case: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene(case)
     wanted = velocity_gradients(references[case], frames, text, expected)
     same_gradients(velocity_gradients(backbones[case], frames, text), wanted)
@@ -245,7 +245,7 @@ def test_clean_references_equal_the_fixed_reference_mode_of_diffusers(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
     """References at level 0 that see only themselves, as klein-9b-kv was trained."""
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     pytest.importorskip("diffusers")
     from diffusers.models.transformers import transformer_flux2 as theirs
 
@@ -313,7 +313,7 @@ def test_frames_may_stand_in_any_order_and_at_any_time(
     case: str, backbones: dict[str, Any]
 ) -> None:
     """Pipelines put references last, cached ones come first: positions follow from roles alone."""
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     frames, text = scene(case)
     order = [*range(1, len(frames.roles)), 0]
     moved = Frames(
@@ -329,7 +329,7 @@ def test_frames_may_stand_in_any_order_and_at_any_time(
 @torch.no_grad()
 @float64()
 def test_references_are_distinguished_by_their_order(backbones: dict[str, Any]) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     frames, text = scene("klein")
     swapped = Frames(frames.z[:, :, [0, 2, 1]], ROLES, frames.times, frames.sigma)
     one = denoise(backbones["klein"], frames, text)[:, :, 0]
@@ -342,7 +342,7 @@ def test_clean_text_does_not_feel_the_level_of_the_target(folders: dict[str, Pat
     frames, text = scene("klein")
     keys = {}
     for rule in ("clean", "target"):
-        backbone = doubled(built("klein", folders["klein"] / "diffusers", text_sigma=rule))
+        backbone = to_float64(built("klein", folders["klein"] / "diffusers", text_sigma=rule))
         keys[rule] = [
             text_keys(backbone, video, text)
             for video in (frames, frames.at(0.5, "target"), frames.only("context"))
@@ -409,7 +409,7 @@ def test_original_names_of_kontext_are_those_of_diffusers_own_converter() -> Non
 
 @cases
 def test_every_linear_layer_is_called_as_a_module(case: str, backbones: dict[str, Any]) -> None:
-    assert not uncalled(backbones[case], lambda: denoise(backbones[case], *scene(case)))
+    assert not unused_modules(backbones[case], lambda: denoise(backbones[case], *scene(case)))
 
 
 def test_channels_and_pooled_text_that_are_missing_or_not_wanted_are_refused(

@@ -17,7 +17,7 @@ from wamkit.config.check import check
 from wamkit.policy import preprocessing
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, compose, observation
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 KONTEXT = Flux1(variant="kontext-dev")
 TINY = KONTEXT.tiny()
@@ -56,13 +56,13 @@ def tower(tmp_path: Path) -> tuple[Any, Path]:
 def test_the_vector_equals_the_pooled_output_of_transformers(
     prefix: str, tower: tuple[Any, Path]
 ) -> None:
-    model, folder = doubled(tower)
+    model, folder = to_float64(tower)
     file = folder / "text_encoder" / "model.safetensors"
     old = {f"{prefix}{name}": tensor for name, tensor in load_file(file).items()}
     if prefix:
         old[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
     save_file(old, file)
-    pooled: Any = doubled(TINY.model_copy(update={"weights": str(folder)}).conditioner())
+    pooled: Any = to_float64(TINY.model_copy(update={"weights": str(folder)}).conditioner())
     ids = pooled.tokenizer(PROMPTS)
     end = pooled.tokenizer.eot_token_id
     assert ids.shape == (3, 77) and ids[2, -1] == end

@@ -15,12 +15,12 @@ from wamkit_flux.vae import PUBLISHED, TINY, Flux1Autoencoder, Flux2Autoencoder,
 
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.testing.parity import (
-    doubled,
     float64,
     gradients,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_values,
+    to_float64,
 )
 
 CONFIGS: dict[str, Any] = {"flux1": Flux1VAE(width="tiny"), "flux2": Flux2VAE(width="tiny")}
@@ -50,7 +50,7 @@ def drawn(model: Any) -> Any:
     """Every parameter and statistic drawn, so that none is trivial; pixels stay in range."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        randomized(model).decoder.conv_out.weight.mul_(0.2)
+        randomize_parameters(model).decoder.conv_out.weight.mul_(0.2)
         if hasattr(model, "bn"):
             model.bn.running_mean.copy_(torch.randn(128, generator=generator))
             # Variances near zero show the epsilon.
@@ -156,9 +156,9 @@ def reference_decode(model: Any, z: Tensor) -> Tensor:
 def test_images_and_latents_equal_those_of_diffusers(
     variant: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
+    references = to_float64(references)
     vae, model, pixels = (
-        doubled(built(variant, folders[variant] / layout)),
+        to_float64(built(variant, folders[variant] / layout)),
         references[variant],
         clip(2),
     )
@@ -177,7 +177,7 @@ def test_images_and_latents_equal_those_of_diffusers(
 def test_gradients_equal_those_of_diffusers(
     variant: str, references: dict[str, Any], vaes: dict[str, Any]
 ) -> None:
-    references, vaes = doubled((references, vaes))
+    references, vaes = to_float64((references, vaes))
     vae, model = vaes[variant], references[variant]
 
     def through(net: Any, encode: Any, decode: Any) -> dict[str, Tensor]:
@@ -208,7 +208,7 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
 @torch.no_grad()
 @float64()
 def test_an_image_knows_nothing_of_the_others(variant: str, vaes: dict[str, Any]) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     vae, pixels = vaes[variant], clip(3)
     z = vae.encode(pixels)
     assert z.shape[2] == 3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from wamkit.config.conditioner import missing
+from wamkit.config.conditioner import missing_folder
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import (
     Conflict,
@@ -110,18 +110,20 @@ class _Flux(VariantBackbone):
         others = ("target", "target_or_clean")
         return [self.model_copy(update={"text_sigma": level}) for level in others]
 
-    def _resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> dict[str, Any]:
+    def _resized_fields(
+        self, layers: Sequence[int], num_heads: int, mlp_dim: int
+    ) -> dict[str, Any]:
         """This configuration's fields for only these blocks. Raises WamkitError as `resized`."""
         expect_resizable(self.traits, layers, num_heads, mlp_dim)
-        double = sum(layer < self.double_layers for layer in layers)
-        if double in (0, len(layers)):
+        num_double = sum(layer < self.double_layers for layer in layers)
+        if num_double in (0, len(layers)):
             raise WamkitError(
-                f"found {double} double and {len(layers) - double} single blocks among "
+                f"found {num_double} double and {len(layers) - num_double} single blocks among "
                 f"{list(layers)}, expected at least one of each",
                 f"name blocks below {self.double_layers} and from there on",
             )
         sizes = {"num_heads": num_heads, "mlp_dim": mlp_dim, "weights": None}
-        counts = {"double_layers": double, "single_layers": len(layers) - double}
+        counts = {"double_layers": num_double, "single_layers": len(layers) - num_double}
         return {**self.model_dump(), **counts, **sizes}
 
 
@@ -154,7 +156,7 @@ class Flux2(_Flux):
         return Flux2Expert(self, width, mlp_dim)
 
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Flux2:
-        return Flux2.model_validate(self._resized(layers, num_heads, mlp_dim))
+        return Flux2.model_validate(self._resized_fields(layers, num_heads, mlp_dim))
 
     def tiny(self) -> Flux2:
         return Flux2(
@@ -213,7 +215,7 @@ class Flux1(_Flux):
         return Flux1Expert(self, width, mlp_dim)
 
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Flux1:
-        sizes = self._resized(layers, num_heads, mlp_dim)
+        sizes = self._resized_fields(layers, num_heads, mlp_dim)
         pooled = (self.conditioner_weights or self.weights) if self.cond_embeds_width else None
         return Flux1.model_validate({**sizes, "conditioner_weights": pooled})
 
@@ -239,7 +241,7 @@ class Flux1(_Flux):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         if self.cond_embeds_width:
-            yield from missing(self, ENCODER_FOLDER)
+            yield from missing_folder(self, ENCODER_FOLDER)
 
     def layouts(self) -> Sequence[Any]:
         from .weights import FLUX1

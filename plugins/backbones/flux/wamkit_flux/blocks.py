@@ -97,11 +97,11 @@ class SingleBlock(nn.Module, ABC):
         """Shift, 1 + scale and gate [R, 3, D]."""
 
     @abstractmethod
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def project_in(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens [B, S, D] to q, k and v [B, H, S, E], and the input of the feed-forward."""
 
     @abstractmethod
-    def leave(self, attended: Tensor, hidden: Tensor) -> Tensor:
+    def project_out(self, attended: Tensor, hidden: Tensor) -> Tensor:
         """[B, S, H * E] and the input of the feed-forward to [B, S, D]."""
 
     def text_kv(self, text: TextCond) -> None:
@@ -111,11 +111,11 @@ class SingleBlock(nn.Module, ABC):
         self, x: Tensor, modulation: Tensor, rotary: RotaryEmbedding
     ) -> tuple[QKV, Carry]:
         shift, scale, _ = modulation.unbind(2)
-        q, k, v, hidden = self.enter(ada_norm(x, shift, scale))
+        q, k, v, hidden = self.project_in(ada_norm(x, shift, scale))
         return QKV(rotate_pairs(q, rotary), rotate_pairs(k, rotary), v), (x, hidden)
 
     def post_attention(
         self, attended: Tensor, carry: Carry, modulation: Tensor, text_kv: None
     ) -> Tensor:
         x, hidden = carry
-        return gated_add(x, modulation[:, :, 2], self.leave(attended, hidden))
+        return gated_add(x, modulation[:, :, 2], self.project_out(attended, hidden))

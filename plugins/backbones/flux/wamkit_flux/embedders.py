@@ -20,7 +20,7 @@ from .blocks import DoubleBlock, SingleBlock
 FREQUENCIES = 256  # width of the sinusoid of a noise level
 
 
-def embedded(embedder: nn.Module, level: Tensor) -> Tensor:
+def embed_sinusoid(embedder: nn.Module, level: Tensor) -> Tensor:
     """Noise levels or guidance scales [R], times 1000, as [R, D] float32."""
     dtype = next(embedder.parameters()).dtype
     return embedder(sinusoid(1000 * level.float(), FREQUENCIES).to(dtype)).float()  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from wamkit.engine.layers import Embedder, FeedForward, RMSNorm, fused_linear, s
 
 from .backbone import FluxBackbone
 from .blocks import BlockSizes, DoubleBlock, Modulation, SingleBlock
-from .embedders import FREQUENCIES, FluxStack, embedded
+from .embedders import FREQUENCIES, FluxStack, embed_sinusoid
 
 if TYPE_CHECKING:
     from . import Flux1
@@ -72,13 +72,13 @@ class Flux1SingleBlock(SingleBlock):
     def modulation(self, sigma: Flux1Sigma) -> Tensor:
         return self.norm(sigma.embedding)  # type: ignore[no-any-return]
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def project_in(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         attn = self.attn
         rows = fused_linear(attn, x, "to_q", "to_k", "to_v")
         q, k, v = (split_heads(row, self.head_dim) for row in rows)
         return attn.norm_q(q), attn.norm_k(k), v, self.proj_mlp(x)
 
-    def leave(self, attended: Tensor, hidden: Tensor) -> Tensor:
+    def project_out(self, attended: Tensor, hidden: Tensor) -> Tensor:
         return self.proj_out(torch.cat([attended, F.gelu(hidden, approximate="tanh")], -1))
 
 
@@ -99,10 +99,10 @@ class TimeText(nn.Module):
 
     def forward(self, sigmas: Tensor, pooled: Tensor | None) -> Tensor:
         """Levels [R] and pooled text [R or 1, cond_embeds_width] to [R, D] float32."""
-        level = embedded(self.timestep_embedder, sigmas)
+        level = embed_sinusoid(self.timestep_embedder, sigmas)
         if self.guidance is not None:
             scale = sigmas.new_full((1,), self.guidance)
-            level = level + embedded(self.guidance_embedder, scale)
+            level = level + embed_sinusoid(self.guidance_embedder, scale)
         if self.text_embedder is not None and pooled is not None:
             dtype = self.text_embedder.linear_1.weight.dtype
             level = level + self.text_embedder(pooled.to(dtype)).float()

@@ -16,7 +16,7 @@ from wamkit.engine.layers import RMSNorm, split_heads
 
 from .backbone import FluxBackbone
 from .blocks import BlockSizes, DoubleBlock, Modulation, SingleBlock
-from .embedders import FREQUENCIES, FluxStack, embedded
+from .embedders import FREQUENCIES, FluxStack, embed_sinusoid
 
 if TYPE_CHECKING:
     from . import Flux2
@@ -56,11 +56,11 @@ class TimeGuidance(nn.Module):
 
     def forward(self, sigmas: Tensor) -> Tensor:
         """Levels [R] to [R, D] float32."""
-        level = embedded(self.timestep_embedder, sigmas)
+        level = embed_sinusoid(self.timestep_embedder, sigmas)
         if self.guidance is None:
             return level
         scale = sigmas.new_full((1,), self.guidance)
-        return level + embedded(self.guidance_embedder, scale)
+        return level + embed_sinusoid(self.guidance_embedder, scale)
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -117,12 +117,12 @@ class Flux2SingleBlock(SingleBlock):
     def modulation(self, sigma: Flux2Sigma) -> Tensor:
         return sigma.single
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def project_in(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *qkv, hidden = self.attn.to_qkv_mlp_proj(x).split(self.splits, -1)
         q, k, v = (split_heads(part, self.head_dim) for part in qkv)
         return self.attn.norm_q(q), self.attn.norm_k(k), v, hidden
 
-    def leave(self, attended: Tensor, hidden: Tensor) -> Tensor:
+    def project_out(self, attended: Tensor, hidden: Tensor) -> Tensor:
         return self.attn.to_out(torch.cat([attended, swiglu(hidden)], -1))
 
 

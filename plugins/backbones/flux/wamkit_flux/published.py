@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import flag, int_tuple, number, whole
+from wamkit.config.config_values import flag, int_tuple, integer, number
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
@@ -14,11 +14,11 @@ FLUX2_GUIDANCE = 4.0  # what diffusers' pipeline tells a model that takes a scal
 
 def _stack(config: Config) -> dict[str, Any]:
     return {
-        "double_layers": whole(config, "num_layers"),
-        "single_layers": whole(config, "num_single_layers"),
-        "num_heads": whole(config, "num_attention_heads"),
-        "head_dim": whole(config, "attention_head_dim"),
-        "text_width": whole(config, "joint_attention_dim"),
+        "double_layers": integer(config, "num_layers"),
+        "single_layers": integer(config, "num_single_layers"),
+        "num_heads": integer(config, "num_attention_heads"),
+        "head_dim": integer(config, "attention_head_dim"),
+        "text_width": integer(config, "joint_attention_dim"),
     }
 
 
@@ -33,13 +33,13 @@ def _axes(config: Config, expected: tuple[int, ...]) -> None:
 
 
 def _flux2(config: Config, folder: Path) -> dict[str, Any]:
-    head = whole(config, "attention_head_dim")
+    head = integer(config, "attention_head_dim")
     _axes(config, (head // 4,) * 4)
-    width = whole(config, "num_attention_heads") * head
+    width = integer(config, "num_attention_heads") * head
     return {
         **_stack(config),
         "mlp_dim": int(number(config, "mlp_ratio") * width),
-        "latent_channels": whole(config, "in_channels"),
+        "latent_channels": integer(config, "in_channels"),
     }
 
 
@@ -48,13 +48,13 @@ def _guidance(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def _flux1(config: Config, folder: Path) -> dict[str, Any]:
-    head = whole(config, "attention_head_dim")
+    head = integer(config, "attention_head_dim")
     space = 2 * (7 * head // 32)
     _axes(config, (head - 2 * space, space, space))
     return {
         **_stack(config),
-        "mlp_dim": 4 * whole(config, "num_attention_heads") * head,
-        "cond_embeds_width": whole(config, "pooled_projection_dim", 0, least=0),
+        "mlp_dim": 4 * integer(config, "num_attention_heads") * head,
+        "cond_embeds_width": integer(config, "pooled_projection_dim", 0, least=0),
     }
 
 
@@ -84,8 +84,8 @@ _WIDTHS = {
 def _width(config: Config, folder: Path) -> dict[str, Any]:
     found = (
         int_tuple(config, "block_out_channels"),
-        whole(config, "layers_per_block"),
-        whole(config, "norm_num_groups"),
+        integer(config, "layers_per_block"),
+        integer(config, "norm_num_groups"),
     )
     if found not in _WIDTHS:
         raise WamkitError(

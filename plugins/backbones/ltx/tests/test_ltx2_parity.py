@@ -18,14 +18,14 @@ from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.interfaces import denoise
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
-    doubled,
     float64,
     other_values,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_shapes,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
     velocity_gradients,
 )
 
@@ -87,7 +87,9 @@ def original_name(name: str) -> str:
 def references() -> dict[str, Any]:
     # What is normalized next is small.
     small = "to_q|to_k|^proj_in"
-    return {design: randomized(reference_of(config), small) for design, config in TINY.items()}
+    return {
+        design: randomize_parameters(reference_of(config), small) for design, config in TINY.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +176,8 @@ def expected(model: Any, frames: Frames, text: Text, *, apart: bool = True, **ot
 def test_velocity_equals_that_of_diffusers(
     design: str, layout: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
-    found = doubled(built(design, folders[design] / layout))
+    references = to_float64(references)
+    found = to_float64(built(design, folders[design] / layout))
     with torch.no_grad():
         wanted = expected(references[design], *scene(design))
         velocity = denoise(found, *scene(design))
@@ -188,7 +190,7 @@ def test_velocity_equals_that_of_diffusers(
 def test_only_the_attention_to_audio_is_missing(
     design: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     model, (frames, text) = references[design], scene(design)
     attending = {n: p for n, p in model.named_parameters() if "audio_to_video_attn.to_out" in n}
     before = {name: p.detach().clone() for name, p in attending.items()}
@@ -209,7 +211,7 @@ def test_only_the_attention_to_audio_is_missing(
 def test_gradients_equal_those_of_diffusers(
     design: str, references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene(design)
     found = velocity_gradients(backbones[design], frames, text)
     wanted = velocity_gradients(references[design], frames, text, expected)
@@ -220,7 +222,7 @@ def test_gradients_equal_those_of_diffusers(
 def test_the_prompt_is_modulated_by_the_level_of_the_frame_that_attends_to_it(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     frames, text = scene("2.3")
     roles = ("context", "target", "target.1")
     levels = torch.tensor([[0.0, 0.951, 0.5], [0.0, 0.0375, 0.25]])
@@ -240,12 +242,12 @@ def test_the_prompt_is_modulated_by_the_level_of_the_frame_that_attends_to_it(
 def test_images_a_second_place_the_frames(
     design: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
+    references = to_float64(references)
     frames, text = scene(design)
     with torch.no_grad():
         wanted = expected(references[design], frames, text, fps=5.0)
         found = denoise(
-            doubled(built(design, folders[design] / "diffusers", fps=5.0)), frames, text
+            to_float64(built(design, folders[design] / "diffusers", fps=5.0)), frames, text
         )
     same_values(found, wanted)
 
@@ -266,7 +268,7 @@ def test_bfloat16_stays_near_float32(
 @designs
 def test_every_linear_layer_is_called_as_a_module(design: str, backbones: dict[str, Any]) -> None:
     backbone = backbones[design]
-    assert not uncalled(backbone, lambda: denoise(backbone, *scene(design)))
+    assert not unused_modules(backbone, lambda: denoise(backbone, *scene(design)))
 
 
 @pytest.mark.parametrize(("variant", "total"), WHOLE.items())

@@ -25,14 +25,14 @@ from wamkit.interfaces.backbone import grid_positions
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
-    doubled,
     float64,
     other_values,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_shapes,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
     velocity_gradients,
 )
 
@@ -71,7 +71,9 @@ def original_name(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def reference() -> Any:
-    return randomized(reference_of(TINY), small="to_q|to_k|proj_in")  # what is normalized next
+    return randomize_parameters(
+        reference_of(TINY), small="to_q|to_k|proj_in"
+    )  # what is normalized next
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +137,8 @@ def expected(model: Any, frames: Frames, text: Text, **places: Any) -> Tensor:
 @pytest.mark.parametrize("layout", ["diffusers", "original.safetensors", "combined.safetensors"])
 @float64()
 def test_velocity_equals_that_of_diffusers(layout: str, reference: Any, folder: Path) -> None:
-    reference = doubled(reference)
-    found = doubled(built(folder / layout))
+    reference = to_float64(reference)
+    found = to_float64(built(folder / layout))
     with torch.no_grad():
         wanted = expected(reference, *scene())
         first = denoise(found, *scene())
@@ -148,7 +150,7 @@ def test_velocity_equals_that_of_diffusers(layout: str, reference: Any, folder: 
 def test_times_of_the_first_versions_are_those_of_diffusers_first_pipeline(
     reference: Any, folder: Path
 ) -> None:
-    reference = doubled(reference)
+    reference = to_float64(reference)
     frames, text = scene()
     scale = (8 / FPS, 32, 32)
     with torch.no_grad():
@@ -161,26 +163,26 @@ def test_times_of_the_first_versions_are_those_of_diffusers_first_pipeline(
             width=W,
             rope_interpolation_scale=scale,
         )
-        found = denoise(doubled(built(folder / "diffusers", causal_times=False)), frames, text)
-        causal = denoise(doubled(built(folder / "diffusers")), frames, text)
+        found = denoise(to_float64(built(folder / "diffusers", causal_times=False)), frames, text)
+        causal = denoise(to_float64(built(folder / "diffusers")), frames, text)
     same_values(found, wanted)
     other_values(causal, wanted)
 
 
 @float64()
 def test_images_a_second_place_the_frames(reference: Any, folder: Path) -> None:
-    reference = doubled(reference)
+    reference = to_float64(reference)
     frames, text = scene()
     coords = coordinates(frames.times, causal=True) * torch.tensor([[5.0], [1.0], [1.0]])
     with torch.no_grad():
         wanted = expected(reference, frames, text, video_coords=coords)
-        found = denoise(doubled(built(folder / "diffusers", fps=5.0)), frames, text)
+        found = denoise(to_float64(built(folder / "diffusers", fps=5.0)), frames, text)
     same_values(found, wanted)
 
 
 @float64()
 def test_a_frame_is_placed_by_its_time_not_its_index(reference: Any, backbone: Any) -> None:
-    reference, backbone = doubled((reference, backbone))
+    reference, backbone = to_float64((reference, backbone))
     frames, text = scene()
     moved = replace(frames, times=(0.0, 2.5, 7.0))
     with torch.no_grad():
@@ -191,7 +193,7 @@ def test_a_frame_is_placed_by_its_time_not_its_index(reference: Any, backbone: A
 
 @float64()
 def test_gradients_equal_those_of_diffusers(reference: Any, backbone: Any) -> None:
-    reference, backbone = doubled((reference, backbone))
+    reference, backbone = to_float64((reference, backbone))
     frames, text = scene()
     wanted = velocity_gradients(reference, frames, text, expected)
     same_gradients(velocity_gradients(backbone, frames, text), wanted)
@@ -214,7 +216,7 @@ def test_bfloat16_stays_near_float32(reference: Any, folder: Path) -> None:
 
 @float64()
 def test_role_by_role_equals_one_masked_attention(backbone: Any) -> None:
-    backbone = doubled(backbone)
+    backbone = to_float64(backbone)
     frames, text = scene()
     role = torch.tensor([r == "target" for r in frames.roles]).repeat_interleave(H * W)
     mask = role[:, None] | ~role[None, :]  # targets see all, the context only itself
@@ -246,7 +248,7 @@ def test_positions_turn_the_whole_width_and_leave_the_rest_in_front() -> None:
 
 
 def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:
-    assert not uncalled(backbone, lambda: denoise(backbone, *scene()))
+    assert not unused_modules(backbone, lambda: denoise(backbone, *scene()))
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)

@@ -17,7 +17,7 @@ from wamkit_ltx.vae_weights import DOWN, FIRST_DOWN, FIRST_UP, UP
 from wamkit import WamkitError
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.spec import parse_part
-from wamkit.testing.parity import doubled, float64, other_values, same_values
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 diffusers = pytest.importorskip("diffusers", reason="the VAEs are diffusers' classes")
 
@@ -137,8 +137,8 @@ def test_weights_of_every_layout_are_those_of_the_reference(
 def test_latents_are_the_normalized_posterior_mean(
     variant: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
-    vae, model = doubled(built(variant, folders[variant] / "diffusers")), references[variant]
+    references = to_float64(references)
+    vae, model = to_float64(built(variant, folders[variant] / "diffusers")), references[variant]
     pixels = torch.rand(1, 3, 9, 32, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     z = vae.encode(pixels)
     mean = model.encode(pixels).latent_dist.mode()
@@ -154,8 +154,8 @@ def test_latents_are_the_normalized_posterior_mean(
 def test_decoding_equals_diffusers_and_is_the_same_every_time(
     variant: str, references: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    references = doubled(references)
-    vae, model = doubled(built(variant, folders[variant] / "diffusers")), references[variant]
+    references = to_float64(references)
+    vae, model = to_float64(built(variant, folders[variant] / "diffusers")), references[variant]
     z = torch.randn(1, 128, 2, 2, 3, generator=torch.Generator().manual_seed(2))
     state = torch.random.get_rng_state()
     found, again = vae.decode(z), vae.decode(z)
@@ -176,7 +176,7 @@ def test_the_level_given_to_the_decoder_matters(folders: dict[str, Path]) -> Non
     path = str(folders["0.9.5"] / "diffusers")
     tiny = LTXVAE(variant="0.9.5", weights=path, width="tiny")
     other = tiny.model_copy(update={"decode_sigma": 0.5})
-    other_values(doubled(tiny.build()).decode(z), doubled(other.build()).decode(z))
+    other_values(to_float64(tiny.build()).decode(z), to_float64(other.build()).decode(z))
 
 
 def test_a_level_for_a_decoder_without_one_is_refused() -> None:

@@ -146,8 +146,8 @@ class LTX23Block(LTX2Block):
         prompt, groups = modulation[..., self.own :], modulation.shape[1]
         kv = self._group_kv(text_kv.cond, prompt.unflatten(-1, (2, -1)), x.dtype)
         y = ada_rms_norm(x, shift, scale).unflatten(1, (groups, -1)).flatten(0, 1)
-        found = self.attn2(y, kv)  # [B G, S / G, D]
-        return gated_add(x, gate, found.reshape(x.shape))
+        attended = self.attn2(y, kv)  # [B G, S / G, D]
+        return gated_add(x, gate, attended.reshape(x.shape))
 
     def _group_kv(self, text: TextCond, prompt: Tensor, dtype: torch.dtype) -> KV:
         """Keys and values [B G, H, L, E] of the prompt for each of G groups of tokens.

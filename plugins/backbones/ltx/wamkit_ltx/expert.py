@@ -88,12 +88,14 @@ class BaseStack(Stack):
     def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
         """All in float32, as the positions that the models were trained with."""
         time, row, column = positions[..., :3].float().unbind(-1)
-        places = fractions(*self._places(time, row, column))
+        places = fractions(*self._pixel_positions(time, row, column))
         frequency = frequencies(self.inner, self.frequency_dtype, positions.device)
         return whole_width_rotary(places, frequency, self.num_heads, self.inner, pairs=self.pairs)
 
     @abstractmethod
-    def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pixel_positions(
+        self, time: Tensor, row: Tensor, column: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Seconds, and rows and columns of pixels, of tokens counted in latents [S] float32."""
 
 
@@ -106,7 +108,9 @@ class LTXStack(BaseStack):
         super().__init__(config, width, mlp_dim, LTXBlock)
         self.causal_times = config.causal_times
 
-    def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pixel_positions(
+        self, time: Tensor, row: Tensor, column: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Start of a latent in time and space."""
         begins = first_image(time, causal=self.causal_times)
         return begins / self.fps, STRIDE[1] * row, STRIDE[2] * column
@@ -121,7 +125,9 @@ class LTX2Stack(BaseStack):
         block = LTX23Block if config.design == "2.3" else LTX2Block
         super().__init__(config, width, mlp_dim, block)
 
-    def _places(self, time: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pixel_positions(
+        self, time: Tensor, row: Tensor, column: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Center of a latent in time and space."""
         begins, ends = (first_image(t, causal=True) for t in (time, time + 1))
         seconds = (begins / self.fps + ends / self.fps) / 2

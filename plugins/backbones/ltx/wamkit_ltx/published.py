@@ -6,31 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import flag, whole
+from wamkit.config.config_values import flag, integer
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    num_heads, head = whole(config, "num_attention_heads"), whole(config, "attention_head_dim")
-    channels = whole(config, "in_channels")
-    if whole(config, "out_channels", channels) != channels:
+    num_heads, head = integer(config, "num_attention_heads"), integer(config, "attention_head_dim")
+    channels = integer(config, "in_channels")
+    if integer(config, "out_channels", channels) != channels:
         raise WamkitError(
             f"it makes {config['out_channels']} channels of {channels}",
             "name a model that denoises the latents that it is given",
         )
-    if whole(config, "cross_attention_dim", num_heads * head) != num_heads * head:
+    if integer(config, "cross_attention_dim", num_heads * head) != num_heads * head:
         raise WamkitError(
             f"cross_attention_dim is {config['cross_attention_dim']}, expected {num_heads * head}",
             "name a model whose text tokens have the width of its tokens",
         )
     return {
-        "layers": whole(config, "num_layers"),
+        "layers": integer(config, "num_layers"),
         "num_heads": num_heads,
         "head_dim": head,
         "mlp_dim": 4 * num_heads * head,
         "latent_channels": channels,
-        "text_width": whole(config, "caption_channels"),
+        "text_width": integer(config, "caption_channels"),
     }
 
 

@@ -23,13 +23,13 @@ from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.fixtures import compose
 from wamkit.testing.parity import (
-    doubled,
     float64,
     gradients,
     other_values,
     same_gradients,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "omnigen2.safetensors"  # made by record.py next to it
@@ -89,7 +89,7 @@ def clean(golden: dict[str, Tensor]) -> tuple[Frames, Text]:
 def test_velocity_is_the_negative_of_the_recorded_prediction(
     golden: dict[str, Tensor], backbone: Any
 ) -> None:
-    wide, frames, text = doubled((backbone, *scene(golden)))
+    wide, frames, text = to_float64((backbone, *scene(golden)))
     with torch.no_grad(), float64():
         first = denoise(wide, frames, text)[:, :, 2]
         again = denoise(wide, frames, text)[:, :, 2]
@@ -107,7 +107,7 @@ def test_velocity_in_float32_is_near_that_in_float64(
 
 
 def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], backbone: Any) -> None:
-    wide, frames, text = doubled((backbone, *scene(golden)))
+    wide, frames, text = to_float64((backbone, *scene(golden)))
 
     def loss(z: Tensor, tokens: Tensor) -> Tensor:
         velocity = denoise(wide, replace(frames, z=z), replace(text, tokens=tokens))
@@ -117,7 +117,7 @@ def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], backbone: An
     wanted |= {"z": golden["z_gradient"], "tokens": golden["text_gradient"]}
     with float64():
         found = gradients(wide, loss, z=frames.z, tokens=text.tokens)
-    same_gradients(found, doubled(wanted), error=1e-6)  # those of weights are stored in float32
+    same_gradients(found, to_float64(wanted), error=1e-6)  # those of weights are stored in float32
 
 
 def test_the_published_size_has_as_many_tensors_and_values_as_the_class() -> None:
@@ -179,7 +179,7 @@ def test_text_and_references_from_a_cache_give_the_same_velocity(
 ) -> None:
     backbone = built(folder, text_sigma="clean")
     frames, text = clean(golden)
-    backbone, frames, text = doubled((backbone, frames, text))
+    backbone, frames, text = to_float64((backbone, frames, text))
     with torch.no_grad(), float64():
         runner = PassRunner()
         first = embed_video(runner, backbone, frames.only("context"), text)
@@ -203,7 +203,7 @@ def test_frames_may_come_in_any_order(golden: dict[str, Tensor], backbone: Any) 
         tuple(frames.times[i] for i in order),
         frames.sigma[:, order],
     )
-    wide, frames, moved, text = doubled((backbone, frames, moved, text))
+    wide, frames, moved, text = to_float64((backbone, frames, moved, text))
     with torch.no_grad(), float64():
         wanted = denoise(wide, frames, text)
         found = denoise(wide, moved, text)
@@ -213,7 +213,7 @@ def test_frames_may_come_in_any_order(golden: dict[str, Tensor], backbone: Any) 
 
 
 def test_padding_may_stand_anywhere_in_the_text(golden: dict[str, Tensor], backbone: Any) -> None:
-    wide, frames, text = doubled((backbone, *clean(golden)))
+    wide, frames, text = to_float64((backbone, *clean(golden)))
     short = text.tokens[:, [0, 2, 4]]
     valid = torch.tensor([[True, False, True, False, True]]).expand(2, -1)
     with torch.no_grad(), float64():
@@ -239,7 +239,7 @@ def test_a_policy_that_observes_too_many_frames_is_a_conflict() -> None:
 
 
 def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], backbone: Any) -> None:
-    assert not uncalled(backbone, lambda: denoise(backbone, *scene(golden)))
+    assert not unused_modules(backbone, lambda: denoise(backbone, *scene(golden)))
 
 
 def test_a_variant_sets_every_size_that_is_not_written() -> None:

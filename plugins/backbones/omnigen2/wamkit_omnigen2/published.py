@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import int_tuple, number, whole
+from wamkit.config.config_values import int_tuple, integer, number
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
-    num_heads, axes = whole(config, "num_attention_heads"), int_tuple(config, "axes_dim_rope")
-    width, step = whole(config, "hidden_size"), whole(config, "multiple_of", 256)
+    num_heads, axes = integer(config, "num_attention_heads"), int_tuple(config, "axes_dim_rope")
+    width, step = integer(config, "hidden_size"), integer(config, "multiple_of", 256)
     if num_heads * sum(axes) != width:
         raise WamkitError(
             f"{num_heads} heads that turn by {list(axes)} are {num_heads * sum(axes)} wide, and "
@@ -21,14 +21,14 @@ def _read(config: Config, folder: Path) -> dict[str, Any]:
         )
     inner = int(number(config, "ffn_dim_multiplier", 1) * 4 * width)
     return {
-        "layers": whole(config, "num_layers"),
-        "refiners": whole(config, "num_refiner_layers"),
+        "layers": integer(config, "num_layers"),
+        "refiners": integer(config, "num_refiner_layers"),
         "num_heads": num_heads,
-        "num_kv_heads": whole(config, "num_kv_heads"),
+        "num_kv_heads": integer(config, "num_kv_heads"),
         "axes": axes,
         "mlp_dim": step * -(-inner // step),
-        "latent_channels": whole(config, "in_channels"),
-        "text_width": whole(config, "text_feat_dim"),
+        "latent_channels": integer(config, "in_channels"),
+        "text_width": integer(config, "text_feat_dim"),
     }
 
 

@@ -22,14 +22,14 @@ from wamkit.interfaces import denoise
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
-    doubled,
     float64,
     other_values,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_shapes,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
     velocity_gradients,
 )
 
@@ -57,7 +57,9 @@ def reference(variant: str) -> Any:
 @pytest.fixture(scope="module")
 def references() -> dict[str, Any]:
     small = "to_q|to_k|add_q|add_k|img_in"  # what is normalized next
-    return {name: randomized(reference(name), small) for name in ("edit-2509", "edit-2511")}
+    return {
+        name: randomize_parameters(reference(name), small) for name in ("edit-2509", "edit-2511")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def target(backbone: Any, frames: Frames, text: Text) -> Tensor:
 def test_velocity_equals_that_of_diffusers(
     variant: str, layout: str, wide: dict[str, Any], folder: Path
 ) -> None:
-    backbone = doubled(built(folder / layout))
+    backbone = to_float64(built(folder / layout))
     frames, text = scene(variant)
     with torch.no_grad():
         wanted = expected(wide[variant], frames, text)
@@ -138,7 +140,7 @@ def test_velocity_equals_that_of_diffusers(
 def test_gradients_equal_those_of_diffusers(
     variant: str, wide: dict[str, Any], backbone: Any
 ) -> None:
-    backbone = doubled(backbone)
+    backbone = to_float64(backbone)
     frames, text = scene(variant)
     wanted = velocity_gradients(wide[variant], frames, text, expected)
     found = velocity_gradients(backbone, frames, text, target)
@@ -186,7 +188,7 @@ def test_bfloat16_stays_near_float32(references: dict[str, Any], folder: Path) -
 
 @float64()
 def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: Any) -> None:
-    backbone = doubled(backbone)
+    backbone = to_float64(backbone)
     frames, text = scene("edit-2511")
     order = [2, 1, 0]
     moved = Frames(
@@ -205,10 +207,10 @@ def test_a_reference_is_known_by_its_time_and_the_target_by_its_role(backbone: A
 @float64()
 def test_text_on_the_level_of_the_target_is_clean_where_there_is_none(folder: Path) -> None:
     frames, text = scene("edit-2511")
-    clean = doubled(
+    clean = to_float64(
         built(folder / "whole", AS_PUBLISHED.model_copy(update={"text_sigma": "clean"}))
     )
-    published = doubled(built(folder / "whole"))
+    published = to_float64(built(folder / "whole"))
     with torch.no_grad():
         one, two = (denoise(model, frames, text) for model in (clean, published))
         other_values(one, two, 0.01)
@@ -218,7 +220,7 @@ def test_text_on_the_level_of_the_target_is_clean_where_there_is_none(folder: Pa
 
 @float64()
 def test_text_and_references_are_computed_once_for_all_steps(folder: Path) -> None:
-    backbone = doubled(built(folder / "whole", QwenImage(variant="tiny")))
+    backbone = to_float64(built(folder / "whole", QwenImage(variant="tiny")))
     frames, text = scene("edit-2511")
     sees = {
         "text": {"text", "context"},
@@ -240,7 +242,7 @@ def test_text_and_references_are_computed_once_for_all_steps(folder: Path) -> No
 
 
 def test_every_linear_layer_is_called_as_a_module(backbone: Any) -> None:
-    assert not uncalled(backbone, lambda: denoise(backbone, *scene("edit-2511")))
+    assert not unused_modules(backbone, lambda: denoise(backbone, *scene("edit-2511")))
 
 
 def test_a_variant_sets_every_size_that_is_not_written() -> None:

@@ -5,35 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import flag, int_tuple, whole
+from wamkit.config.config_values import flag, int_tuple, integer
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 
 
 def _read(config: Config, folder: Path) -> dict[str, Any]:
     num_heads, head, out = (
-        whole(config, key) for key in ("num_attention_heads", "attention_head_dim", "out_channels")
+        integer(config, key)
+        for key in ("num_attention_heads", "attention_head_dim", "out_channels")
     )
     axes = int_tuple(config, "axes_dims_rope")
-    if sum(axes) != head or whole(config, "in_channels") != 4 * out:
+    if sum(axes) != head or integer(config, "in_channels") != 4 * out:
         raise WamkitError(
             f"heads of {head} turn by {list(axes)}, and {config['in_channels']} channels come in "
             f"for {out}; expected axes that add up to a head, and {4 * out} channels",
             "name the files of Qwen-Image-Edit",
         )
     return {
-        "layers": whole(config, "num_layers"),
+        "layers": integer(config, "num_layers"),
         "num_heads": num_heads,
         "axes": axes,
         "mlp_dim": 4 * num_heads * head,
         "latent_channels": out,
-        "text_width": whole(config, "joint_attention_dim"),
+        "text_width": integer(config, "joint_attention_dim"),
     }
 
 
 def _variant(config: Config, folder: Path) -> dict[str, Any]:
     """Which of the two published ones; their sizes are the same."""
-    if whole(config, "num_layers") != 60:
+    if integer(config, "num_layers") != 60:
         return {}
     return {"variant": "edit-2511" if flag(config, "zero_cond_t") else "edit-2509"}
 

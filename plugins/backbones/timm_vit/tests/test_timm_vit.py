@@ -28,7 +28,7 @@ from wamkit.interfaces.streams import embed_video, pass_video
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, observation
-from wamkit.testing.parity import doubled, float64, other_values, same_values, uncalled
+from wamkit.testing.parity import float64, other_values, same_values, to_float64, unused_modules
 
 TEXT = Text(torch.zeros(2, 3, 64))
 PUBLISHED = [variant for variant in get_args(Variant) if variant != "tiny"]
@@ -139,7 +139,7 @@ def features(reference: Any, pixels: Tensor, variant: str) -> Tensor:
 def test_tokens_and_gradients_equal_timm(
     variant: str, size: tuple[int, int], references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     reference, backbone = references[variant], backbones[variant]
     patch = backbone.config.patch_size
     ours, theirs = (images(1, *size, patch).requires_grad_() for _ in range(2))
@@ -188,7 +188,7 @@ def test_published_sizes_are_those_of_timm(variant: str) -> None:
 def test_several_images_that_do_not_see_each_other_are_encoded_as_if_alone(
     references: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    references, backbones = doubled((references, backbones))
+    references, backbones = to_float64((references, backbones))
     variant = "vit_base_patch16_dinov3"
     backbone, clip = backbones[variant], images(2, 3, 5, 16)
     frames = Frames(latents(clip, 16), ("context", "context.1"), counted(2), torch.zeros(2, 2))
@@ -225,7 +225,7 @@ def test_weights_of_another_grid_are_refused(folders: dict[str, Path]) -> None:
 
 def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> None:
     backbone = backbones["vit_base_patch14_dinov2"]
-    assert not uncalled(backbone, lambda: seen(backbone, latents(images(1, 4, 4, 14), 14)))
+    assert not unused_modules(backbone, lambda: seen(backbone, latents(images(1, 4, 4, 14), 14)))
 
 
 # In a policy -------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ class ViTBackbone(Backbone):
         return Positions(axial_rotary(angles, (half, half), theta=TEMPERATURE, pairs=False))
 
     def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> Positions:
-        learned = self._learned(*grid[1:])
+        learned = self._learned_positions(*grid[1:])
         return self.embed_positions(positions)._replace(learned=learned)
 
     def patchify(self, clip: Clip) -> Tensor:
@@ -207,7 +207,7 @@ class ViTBackbone(Backbone):
             x = x + learned
         return x.flatten(1, 2)
 
-    def _learned(self, rows: int, columns: int) -> Tensor | None:
+    def _learned_positions(self, rows: int, columns: int) -> Tensor | None:
         """Learned positions [1, n or 0 + rows * columns, D], interpolated as timm does."""
         table, grid = self.pos_embed, self.config.grid
         if table is None or (rows, columns) == (grid, grid):

@@ -16,7 +16,7 @@ from wamkit.config.spec import read
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
 from wamkit.testing.fixtures import observation
-from wamkit.testing.parity import doubled, float64, other_values, same_values
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 TOY = Path(__file__).parents[4] / "examples" / "toy.toml"
 
@@ -44,7 +44,7 @@ def test_a_prompt_is_one_start_and_one_token_a_byte(encoder: ByteEncoder) -> Non
 
 @float64()
 def test_an_embedding_does_not_depend_on_the_other_prompts(encoder: ByteEncoder) -> None:
-    encoder = doubled(encoder)
+    encoder = to_float64(encoder)
     alone = encoder.encode(["lift"]).tokens[0]
     together = encoder.encode(["a longer", "lift"]).tokens[1]
     same_values(alone, together)
@@ -52,7 +52,7 @@ def test_an_embedding_does_not_depend_on_the_other_prompts(encoder: ByteEncoder)
 
 @float64()
 def test_the_order_of_bytes_matters(encoder: ByteEncoder) -> None:
-    encoder = doubled(encoder)
+    encoder = to_float64(encoder)
     a, b = encoder.encode(["ab", "ba"]).tokens
     other_values(a[1], b[2], 1e-5)
 

@@ -10,7 +10,7 @@ from wamkit_toy.backbone import MIN_SIGMA
 
 from wamkit.interfaces import denoise
 from wamkit.interfaces.types import Frames, Text
-from wamkit.testing.parity import doubled, float64, other_values, same_values
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 SIZES = {"depth": 1, "num_heads": 2, "head_dim": 12, "text_width": 16, "latent_channels": 3}
 
@@ -26,7 +26,7 @@ def scene(z: Tensor, level: float) -> tuple[Frames, Text]:
 @torch.no_grad()
 @float64()
 def test_predicted_data_gives_the_velocity_that_leads_there(level: float) -> None:
-    backbone = doubled(Toy(**SIZES, predicts="data").build())
+    backbone = to_float64(Toy(**SIZES, predicts="data").build())
     nn.init.zeros_(backbone.leave.weight)
     nn.init.constant_(backbone.leave.bias, 0.3)  # it predicts this everywhere
     z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -44,7 +44,7 @@ def test_the_weights_are_the_same_whatever_is_predicted() -> None:
 @torch.no_grad()
 @float64()
 def test_a_patch_knows_where_in_the_image_it_is() -> None:
-    backbone = doubled(Toy(**SIZES).build())
+    backbone = to_float64(Toy(**SIZES).build())
     z = torch.ones(1, 3, 2, 4, 4)  # every patch alike
     v = denoise(backbone, *scene(z, 0.5))
     patches = v.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).transpose(4, 5)[0, :, 0]

@@ -16,7 +16,7 @@ from wamkit_wan.vae_weights import (
     SENTINEL_ORIGINAL,
 )
 
-from wamkit.testing.parity import doubled, float64, other_values, same_values
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 SHAPES = {"wan21": WAN21, "wan22": WAN22}
 TABLES = {"wan21": ORIGINAL_21, "wan22": ORIGINAL_22}
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def vaes() -> dict[str, WanVAE]:
     """A tiny VAE of each variant whose every parameter is drawn at random."""
-    return {name: randomized(WanVAE(tiny(shape))) for name, shape in SHAPES.items()}
+    return {name: randomize_parameters(WanVAE(tiny(shape))) for name, shape in SHAPES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def references(vaes: dict[str, WanVAE]) -> dict[str, Any]:
     return references
 
 
-def randomized(vae: WanVAE) -> WanVAE:
+def randomize_parameters(vae: WanVAE) -> WanVAE:
     """Draw every parameter, so that no norm, bias or branch is trivial; pixels stay in range."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -124,10 +124,10 @@ def test_keys_and_shapes_are_those_of_diffusers(variant: str, size: str) -> None
 def test_encode_equals_diffusers(
     variant: str, frames: int, batch: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
-    vae, pixels = doubled(vaes[variant]), clip(frames, batch)
+    vae, pixels = to_float64(vaes[variant]), clip(frames, batch)
     with torch.no_grad():
         z = vae.encode(pixels)
-        expected = reference_encode(doubled(references[variant]), vae.config, pixels)
+        expected = reference_encode(to_float64(references[variant]), vae.config, pixels)
     assert z.shape[2:] == (1 + (frames - 1) // 4, 32 // vae.stride[1], 48 // vae.stride[2])
     same_values(z, expected)
 
@@ -138,11 +138,11 @@ def test_encode_equals_diffusers(
 def test_decode_equals_diffusers(
     variant: str, frames: int, batch: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
-    vae = doubled(vaes[variant])
+    vae = to_float64(vaes[variant])
     z = latents(vae, frames, batch)
     with torch.no_grad():
         pixels = vae.decode(z)
-        expected = reference_decode(doubled(references[variant]), vae.config, z)
+        expected = reference_decode(to_float64(references[variant]), vae.config, z)
     assert pixels.shape[2:] == (1 + 4 * (frames - 1), 2 * vae.stride[1], 3 * vae.stride[2])
     assert (pixels.abs() < 1).float().mean() > 0.8, "the clamp hides what should be compared"
     same_values(pixels, expected)
@@ -154,7 +154,7 @@ def test_decode_equals_diffusers(
 def test_gradients_of_encode_equal_diffusers(
     variant: str, frames: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
-    vae, reference = doubled((vaes[variant], references[variant]))
+    vae, reference = to_float64((vaes[variant], references[variant]))
     ours = gradient(vae.encode, clip(frames))
     theirs = gradient(lambda x: reference_encode(reference, vae.config, x), clip(frames))
     same_values(ours, theirs)
@@ -166,7 +166,7 @@ def test_gradients_of_encode_equal_diffusers(
 def test_gradients_of_decode_equal_diffusers(
     variant: str, frames: int, vaes: dict[str, WanVAE], references: dict[str, Any]
 ) -> None:
-    vae, reference = doubled((vaes[variant], references[variant]))
+    vae, reference = to_float64((vaes[variant], references[variant]))
     theirs = gradient(lambda z: reference_decode(reference, vae.config, z), latents(vae, frames))
     same_values(gradient(vae.decode, latents(vae, frames)), theirs)
 
@@ -189,7 +189,7 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def test_first_frame_alone_gives_the_first_latent_of_the_clip(
     variant: str, vaes: dict[str, WanVAE]
 ) -> None:
-    vae, pixels = doubled(vaes[variant]), clip(5)
+    vae, pixels = to_float64(vaes[variant]), clip(5)
     with torch.no_grad():
         alone, whole = vae.encode(pixels[:, :, :1]), vae.encode(pixels)
     same_values(alone, whole[:, :, :1])
@@ -198,7 +198,7 @@ def test_first_frame_alone_gives_the_first_latent_of_the_clip(
 @variants
 @float64()
 def test_later_frames_do_not_change_earlier_latents(variant: str, vaes: dict[str, WanVAE]) -> None:
-    vae, pixels = doubled(vaes[variant]), clip(9)
+    vae, pixels = to_float64(vaes[variant]), clip(9)
     changed = pixels.clone()
     changed[:, :, 5:] = -changed[:, :, 5:]
     with torch.no_grad():

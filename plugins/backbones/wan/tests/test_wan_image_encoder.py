@@ -17,7 +17,7 @@ from wamkit.config.check import check
 from wamkit.policy import preprocessing
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import batch_of, compose, observation
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 I2V = Wan(variant="2.1-i2v-14b")
 TINY = I2V.tiny()
@@ -55,14 +55,14 @@ def tower(tmp_path: Path) -> tuple[Any, Path]:
 def test_tokens_equal_those_before_the_last_layer_of_transformers(
     prefix: str, tower: tuple[Any, Path]
 ) -> None:
-    model, folder = doubled(tower)
+    model, folder = to_float64(tower)
     file = folder / "image_encoder" / "model.safetensors"
     state = load_file(file)
     old = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     if prefix:
         old[f"{prefix}embeddings.position_ids"] = torch.arange(5)[None]
     save_file(old, file)
-    encoder: Any = doubled(TINY.model_copy(update={"weights": str(folder)}).conditioner())
+    encoder: Any = to_float64(TINY.model_copy(update={"weights": str(folder)}).conditioner())
     images = torch.randint(0, 256, (2, 3, 28, 28), generator=torch.Generator().manual_seed(2))
     transformers = pytest.importorskip("transformers")
     process = transformers.CLIPImageProcessor(do_resize=False, do_center_crop=False)

@@ -23,13 +23,13 @@ from wamkit.interfaces import denoise
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, Text, counted
 from wamkit.testing.parity import (
-    doubled,
     float64,
     other_values,
-    randomized,
+    randomize_parameters,
     same_gradients,
     same_values,
-    uncalled,
+    to_float64,
+    unused_modules,
     velocity_gradients,
 )
 
@@ -90,7 +90,9 @@ def original_name(name: str) -> str:
 def references() -> dict[str, Any]:
     # What is normalized next is small.
     small = "to_q|to_k|add_k_proj|patch_embedding"
-    return {case: randomized(reference(config), small) for case, config in CONFIGS.items()}
+    return {
+        case: randomize_parameters(reference(config), small) for case, config in CONFIGS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def expected(model: Any, frames: Frames, text: Text) -> Tensor:
 def test_velocity_equals_that_of_diffusers(
     case: str, layout: str, wide: dict[str, Any], folders: dict[str, Path]
 ) -> None:
-    backbone = doubled(built(case, folders[case] / layout))
+    backbone = to_float64(built(case, folders[case] / layout))
     frames, text = scene(case)
     with torch.no_grad():
         wanted = expected(wide[case], frames, text)
@@ -186,7 +188,7 @@ def test_velocity_equals_that_of_diffusers(
 def test_gradients_equal_those_of_diffusers(
     case: str, wide: dict[str, Any], backbones: dict[str, Any]
 ) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     frames, text = scene(case)
     wanted = velocity_gradients(wide[case], frames, text, expected)
     same_gradients(velocity_gradients(backbones[case], frames, text), wanted)
@@ -225,7 +227,7 @@ def test_original_names_become_those_of_diffusers_own_converter(
 
 @float64()
 def test_role_by_role_equals_one_masked_attention(backbones: dict[str, Any]) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     backbone, (frames, text) = backbones["2.2-ti2v"], scene("2.2-ti2v")
     role = torch.tensor([r == "target" for r in frames.roles]).repeat_interleave(PER_FRAME)
     mask = role[:, None] | ~role[None, :]  # targets see all, the context only itself
@@ -247,7 +249,7 @@ def test_role_by_role_equals_one_masked_attention(backbones: dict[str, Any]) -> 
 
 @float64()
 def test_a_frame_is_placed_by_its_time_not_its_index(backbones: dict[str, Any]) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     backbone, (frames, text) = backbones["2.2-ti2v"], scene("2.2-ti2v")
     order = [2, 0, 1]
     moved = Frames(
@@ -268,7 +270,7 @@ def test_a_frame_is_placed_by_its_time_not_its_index(backbones: dict[str, Any]) 
 def test_padding_of_the_instruction_is_not_seen_where_the_mask_hides_it(
     backbones: dict[str, Any],
 ) -> None:
-    backbones = doubled(backbones)
+    backbones = to_float64(backbones)
     backbone, (frames, text) = backbones["2.1-t2v"], scene("2.1-t2v")
     valid = torch.arange(7)[None, :].expand(B, -1) < 4
     with torch.no_grad():
@@ -279,7 +281,7 @@ def test_padding_of_the_instruction_is_not_seen_where_the_mask_hides_it(
 
 def test_every_linear_layer_is_called_as_a_module(backbones: dict[str, Any]) -> None:
     backbone = backbones["2.1-i2v"]
-    assert not uncalled(backbone, lambda: denoise(backbone, *scene("2.1-i2v")))
+    assert not unused_modules(backbone, lambda: denoise(backbone, *scene("2.1-i2v")))
 
 
 def test_missing_and_unexpected_channels_and_images_are_refused(backbones: dict[str, Any]) -> None:
@@ -308,7 +310,7 @@ def test_weights_of_one_file_are_those_of_the_reference(
 
 @float64()
 def test_one_padding_token_that_counts_for_all_equals_all_of_them() -> None:
-    model = doubled(Wan(variant="tiny").build()).eval()
+    model = to_float64(Wan(variant="tiny").build()).eval()
     rng = torch.Generator().manual_seed(9)
     z = torch.randn(2, 16, 2, 4, 6, generator=rng)
     video = Frames(z, ("context", "target"), (0.0, 1.0), torch.tensor([[0.0, 0.7]] * 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from wamkit.config.conditioner import missing
+from wamkit.config.conditioner import missing_folder
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import (
     Conflict,
@@ -165,7 +165,7 @@ class Wan(VariantBackbone):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         if self.cond_embeds_width:
-            yield from missing(self, ENCODER_FOLDER)
+            yield from missing_folder(self, ENCODER_FOLDER)
         if self.noise == "high" and "a14b" not in self.variant:
             yield Conflict(
                 between=("backbone.noise", "backbone.variant"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wamkit.config.config_values import whole
+from wamkit.config.config_values import integer
 from wamkit.config.published import Config, Published
 from wamkit.errors import WamkitError
 from wamkit.files.locate import weight_files
@@ -18,17 +18,17 @@ EXPERTS = ("high_noise_model", "low_noise_model", "transformer_2")
 
 
 def _diffusers(config: Config, folder: Path) -> dict[str, Any]:
-    channels = whole(config, "in_channels")
-    out = whole(config, "out_channels", channels)
+    channels = integer(config, "in_channels")
+    out = integer(config, "out_channels", channels)
     return {
-        "layers": whole(config, "num_layers"),
-        "num_heads": whole(config, "num_attention_heads"),
-        "head_dim": whole(config, "attention_head_dim"),
-        "mlp_dim": whole(config, "ffn_dim"),
+        "layers": integer(config, "num_layers"),
+        "num_heads": integer(config, "num_attention_heads"),
+        "head_dim": integer(config, "attention_head_dim"),
+        "mlp_dim": integer(config, "ffn_dim"),
         "latent_channels": out,
         "cond_channels": channels - out,
-        "text_width": whole(config, "text_dim"),
-        "cond_embeds_width": whole(config, "image_dim", 0, least=0),
+        "text_width": integer(config, "text_dim"),
+        "cond_embeds_width": integer(config, "image_dim", 0, least=0),
     }
 
 
@@ -39,13 +39,13 @@ def _original(config: Config, folder: Path) -> dict[str, Any]:
             "other members of the family take conditions that are not built here",
         )
     return {
-        "layers": whole(config, "num_layers"),
-        "num_heads": whole(config, "num_heads"),
-        "head_dim": whole(config, "dim") // whole(config, "num_heads"),
-        "mlp_dim": whole(config, "ffn_dim"),
-        "latent_channels": whole(config, "out_dim"),
-        "cond_channels": whole(config, "in_dim") - whole(config, "out_dim"),
-        "text_width": whole(config, "text_dim", 4096),
+        "layers": integer(config, "num_layers"),
+        "num_heads": integer(config, "num_heads"),
+        "head_dim": integer(config, "dim") // integer(config, "num_heads"),
+        "mlp_dim": integer(config, "ffn_dim"),
+        "latent_channels": integer(config, "out_dim"),
+        "cond_channels": integer(config, "in_dim") - integer(config, "out_dim"),
+        "text_width": integer(config, "text_dim", 4096),
         "cond_embeds_width": 1280 if _reads_images(config, folder) else 0,
     }
 
@@ -65,8 +65,8 @@ def _experts(config: Config, folder: Path) -> dict[str, Any]:
     """The variant with two transformers, where both are there."""
     if not any((folder.parent / name).is_dir() for name in EXPERTS):
         return {}
-    guided = whole(config, "in_channels", whole(config, "in_dim", 16)) > 16
-    return {"variant": "2.2-i2v-a14b" if guided else "2.2-t2v-a14b"}
+    has_cond_channels = integer(config, "in_channels", integer(config, "in_dim", 16)) > 16
+    return {"variant": "2.2-i2v-a14b" if has_cond_channels else "2.2-t2v-a14b"}
 
 
 TRANSFORMER = (
@@ -100,8 +100,8 @@ TRANSFORMER = (
 
 
 def _width(config: Config, published: tuple[int, int], tiny: tuple[int, int]) -> Mapping[str, Any]:
-    base = whole(config, "base_dim")
-    widths = (base, whole(config, "decoder_base_dim", base))
+    base = integer(config, "base_dim")
+    widths = (base, integer(config, "decoder_base_dim", base))
     known = {published: "published", tiny: "tiny"}
     if widths not in known:
         raise WamkitError(

@@ -43,7 +43,7 @@ class MetaWorld(EnvironmentConfig):
 
     @field_validator("task")
     @classmethod
-    def _known(cls, task: str) -> str:
+    def _check_task(cls, task: str) -> str:
         if task not in TASKS:
             hint = did_you_mean(task, list(TASKS), f"the tasks are {', '.join(TASKS)}")
             raise ValueError(f"Meta-World has no task {task!r}; {hint}")

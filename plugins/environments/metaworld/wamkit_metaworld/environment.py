@@ -93,7 +93,7 @@ class MetaWorldEnvironment:
     def see(self) -> EnvObservation:
         if self._renderer is None:
             with explain_rendering_errors(f"metaworld:{self.config.task}"):
-                self._renderer = self._made()
+                self._renderer = self._make()
         self._renderer.update_scene(self._env.data, camera=self.config.camera)
         image = self._renderer.render()
         if self.config.camera in UPSIDE_DOWN:
@@ -116,7 +116,7 @@ class MetaWorldEnvironment:
             self._renderer.close()
         self._env.close()
 
-    def _made(self) -> Any:
+    def _make(self) -> Any:
         """The renderer, without what costs time and shows nothing."""
         made: Any = mujoco.Renderer(self._env.model, self.config.size, self.config.size)
         for flag in LEFT_OUT:

@@ -30,7 +30,7 @@ LONGEST = 45  # actions in a push
 COARSE, NEAR = 25.0, 14.0  # mean distances of corners, where finer pushes are worth trying
 
 
-def turned(angle: float) -> Points:
+def rotate(angle: float) -> Points:
     """The matrix that turns by an angle [2, 2]."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s], [s, c]])
@@ -47,7 +47,7 @@ class Planner:
         ]
         self._corners = np.concatenate(self._parts)
         x, y, angle = real.goal_pose
-        self._goal = self._corners @ turned(angle).T + (x, y)
+        self._goal = self._corners @ rotate(angle).T + (x, y)
         self._plan: list[Points] = []
 
     def act(self, seen: EnvObservation) -> NDArray[Any]:
@@ -58,7 +58,7 @@ class Planner:
 
     def _distance(self, block: Any) -> float:
         """How far the corners of a T are from where they belong, on average."""
-        now = self._corners @ turned(block.angle).T + tuple(block.position)
+        now = self._corners @ rotate(block.angle).T + tuple(block.position)
         return float(np.linalg.norm(now - self._goal, axis=1).mean())
 
     def _best(self) -> list[Points]:
@@ -72,7 +72,7 @@ class Planner:
             begin, end = self._push(center, block.angle, fine=before <= NEAR)
             if min(*begin, *end) < EDGE or max(*begin, *end) > 512 - EDGE:
                 continue
-            actions = list(_paced(agent, [*_way(agent, begin, center), begin, end]))
+            actions = list(_interpolate_path(agent, [*_way(agent, begin, center), begin, end]))
             if len(actions) > LONGEST:
                 continue
             self._think(actions)
@@ -91,12 +91,12 @@ class Planner:
         outward = np.array([b[1] - a[1], a[0] - b[0]]) / np.linalg.norm(b - a)
         if outward @ (point - part.mean(0)) < 0:
             outward = -outward
-        outward = turned(rng.normal(0, 0.25)) @ outward
+        outward = rotate(rng.normal(0, 0.25)) @ outward
         low, high = (
             (0.5, 12.0) if fine else ((1.0, 10.0), (3.0, 20.0), (15.0, 90.0))[rng.integers(3)]
         )
         depth = rng.uniform(low, high)
-        turn = turned(angle)
+        turn = rotate(angle)
         begin = turn @ (point + outward * REACH) + center
         return begin, turn @ (point - outward * (depth - RADIUS)) + center
 
@@ -133,7 +133,7 @@ def _way(start: Points, goal: Points, center: Points) -> Iterator[Points]:
         yield np.clip(around, 8.0, 504.0)
 
 
-def _paced(start: Points, points: list[Points]) -> Iterator[Points]:
+def _interpolate_path(start: Points, points: list[Points]) -> Iterator[Points]:
     """Where the disk is sent, action by action, along `points`; slowly to the last of them."""
     here = start.astype(float)
     for i, point in enumerate(points):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.nested import Inner, parsed, within
+from wamkit.config.nested import Inner, parse_paradigm, within
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.config.spec import parse_part
 from wamkit.config.visibility import Visibility
@@ -32,7 +32,9 @@ class Adaptive(ParadigmConfig):
     """
 
     name: Literal["adaptive"] = "adaptive"
-    inner: Inner = Field(default_factory=lambda: parsed({"name": "idm", "drop_future_prob": 0.5}))
+    inner: Inner = Field(
+        default_factory=lambda: parse_paradigm({"name": "idm", "drop_future_prob": 0.5})
+    )
     """The paradigm that acts both ways, and that training follows, as a table like that of any
     paradigm. Left open, `idm` that has also learned to act without a future."""
     fast: dict[str, Any] | None = None
@@ -64,8 +66,8 @@ class Adaptive(ParadigmConfig):
 
     def way(self, kind: str) -> ParadigmConfig:
         """The inner paradigm as it is used when "fast", or when "slow"."""
-        ways = list(self.inner.variants.values())
-        given, usual = (self.fast, ways[0]) if kind == "fast" else (self.slow, ways[-1])
+        variants = list(self.inner.variants.values())
+        given, usual = (self.fast, variants[0]) if kind == "fast" else (self.slow, variants[-1])
         settings = usual if given is None else given
         table = {**self.inner.model_dump(mode="json"), **settings}
         try:
@@ -125,9 +127,9 @@ class Adaptive(ParadigmConfig):
         if self.threshold == inf:
             return fast
         copies = f" ({self.proposals} fast proposals in one batch)"
-        both = [s if once(s) else _with_suffix(s, copies) for s in fast]
-        read = {s.roles for s in fast if once(s)}
-        rest = [s for s in slow if not (once(s) and s.roles in read)]
+        both = [s if is_shared_stage(s) else _with_suffix(s, copies) for s in fast]
+        read = {s.roles for s in fast if is_shared_stage(s)}
+        rest = [s for s in slow if not (is_shared_stage(s) and s.roles in read)]
         return (*both, *(_with_suffix(s, " (for the share that deliberates)") for s in rest))
 
     def build(self) -> Any:
@@ -136,7 +138,7 @@ class Adaptive(ParadigmConfig):
         return AdaptiveParadigm(self)
 
 
-def once(stage: Stage) -> bool:
+def is_shared_stage(stage: Stage) -> bool:
     """Whether all proposals share a stage: it reads what is observed."""
     return set(stage.roles) <= OBSERVED
 

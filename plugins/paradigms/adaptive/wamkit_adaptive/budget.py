@@ -15,7 +15,7 @@ from wamkit.interfaces.batched_proposals import SharedPrefill
 from wamkit.policy import preprocessing
 from wamkit.policy.policy import generator
 
-from . import once
+from . import is_shared_stage
 
 if TYPE_CHECKING:
     from wamkit.config.spec import PolicySpec
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def calibrated(
+def calibrate_threshold(
     paradigm: AdaptiveParadigm,
     policy: Policy,
     observations: Iterable[Observation],
@@ -46,9 +46,9 @@ def calibrated(
     """
     spec, config = policy.spec, paradigm.config
     fast, slow = (program_of(spec, config.way(kind)) for kind in ("fast", "slow"))
-    read, direct = _work(spec, [s for s in fast if once(s)]), _work(spec, fast)
+    read, direct = _work(spec, [s for s in fast if is_shared_stage(s)]), _work(spec, fast)
     asking = read + config.proposals * (direct - read)
-    thinking = _work(spec, slow) - _work(spec, [s for s in slow if once(s)])
+    thinking = _work(spec, slow) - _work(spec, [s for s in slow if is_shared_stage(s)])
     if asking > budget * direct:
         least = ceil(100 * asking / direct) / 100
         raise WamkitError(
@@ -59,9 +59,9 @@ def calibrated(
     found = []
     for number, observation in enumerate(observations):
         inputs = preprocessing.inference_inputs(policy, observation)
-        model = SharedPrefill(policy.guided(inputs), inputs)
+        model = SharedPrefill(policy.model_with_cfg(inputs), inputs)
         rng = generator(seed + number)
-        found.append(paradigm.compared(model, inputs, policy.schedules, rng)[1].cpu())
+        found.append(paradigm.disagreement_of(model, inputs, policy.schedules, rng)[1].cpu())
     if not found:
         raise WamkitError("no observations to calibrate with", "pass some that are typical")
     apart = torch.cat(found).sort(descending=True).values
@@ -96,4 +96,6 @@ def _passes(
     """Mean number of passes of a chunk."""
     if not proposing:
         return float(sum(s.passes for s in slow))
-    return sum(s.passes for s in fast) + share * sum(s.passes for s in slow if not once(s))
+    return sum(s.passes for s in fast) + share * sum(
+        s.passes for s in slow if not is_shared_stage(s)
+    )

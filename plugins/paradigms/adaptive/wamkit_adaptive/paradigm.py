@@ -14,7 +14,7 @@ from wamkit.interfaces.batched_proposals import SharedPrefill, proposal_generato
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
 from wamkit.interfaces.types import DenoisingTargets, Frames, ModelInputs, ParadigmOutput
 
-from .budget import calibrated
+from .budget import calibrate_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +65,7 @@ class AdaptiveParadigm(Paradigm):
             )
         aside = clone_generator(rng)
         observed = SharedPrefill(model, inputs)
-        out, disagreement = self.compared(observed, inputs, schedules, rng)
+        out, disagreement = self.disagreement_of(observed, inputs, schedules, rng)
         hard = disagreement > self.config.threshold
         notes = {"disagreement": disagreement, "deliberated": hard}
         index = hard.nonzero()[:, 0]  # waits for the device
@@ -78,12 +78,12 @@ class AdaptiveParadigm(Paradigm):
             value = out.value.index_copy(0, index, found.value)
         return ParadigmOutput(
             out.action.index_copy(0, index, found.action),
-            _merged(out.video, found.video, index),
+            _merge_chunks(out.video, found.video, index),
             value,
             notes,
         )
 
-    def compared(
+    def disagreement_of(
         self,
         observed: SharedPrefill,
         inputs: ModelInputs,
@@ -114,9 +114,10 @@ class AdaptiveParadigm(Paradigm):
     ) -> dict[str, float]:
         """Set the threshold so that chunks cost on average `budget` times a fast one.
 
-        See `budget.calibrated`. The policy's spec takes the threshold, so that it is saved.
+        See `budget.calibrate_threshold`. The policy's spec takes the threshold, so that it is
+        saved.
         """
-        report = calibrated(self, policy, observations, budget, seed)
+        report = calibrate_threshold(self, policy, observations, budget, seed)
         self.config = self.config.model_copy(update={"threshold": report["threshold"]})
         policy.spec = policy.spec.model_copy(update={"paradigm": self.config})
         return report
@@ -134,7 +135,7 @@ class AdaptiveParadigm(Paradigm):
         return self.slow.imagine(model, inputs, schedules, rng)
 
 
-def _merged(clip: Frames | None, other: Frames | None, index: Tensor) -> Frames | None:
+def _merge_chunks(clip: Frames | None, other: Frames | None, index: Tensor) -> Frames | None:
     """A clip with the samples `index` of another; None unless all samples have one."""
     if clip is None or other is None:
         return None

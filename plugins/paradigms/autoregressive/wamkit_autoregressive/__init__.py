@@ -54,7 +54,7 @@ class Autoregressive(ParadigmConfig):
     level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero: 0."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Autoregressive:
+    def _check_consistency(self) -> Autoregressive:
         if self.window is not None and self.window >= self.chunks:
             raise ValueError(
                 f"a window of {self.window} past blocks is never full in samples of {self.chunks}; "

@@ -57,7 +57,7 @@ class AutoregressiveParadigm(Paradigm):
 
         The action's noise is drawn first.
         """
-        memory = self._recalled(model, inputs)
+        memory = self._recall_memory(model, inputs)
         now, block = memory.begun, self._blank(inputs, memory.begun)
         action = init_sampler("action", block, schedules, rng)
         video = init_sampler("video", block, schedules, rng)
@@ -67,7 +67,9 @@ class AutoregressiveParadigm(Paradigm):
             unwritten = self._clean(inputs, now, done.take("video"), done.take("action"))
         else:
             seen = denoise(model, block.without("action"), {"video": video}, cache)
-            kept = self._kept(model, self._clean(inputs, now, seen.take("video")), cache)
+            kept = self._prediction_cache(
+                model, self._clean(inputs, now, seen.take("video")), cache
+            )
             predicted = kept if predicted is None else predicted | kept
             done = denoise(
                 model, block.with_(video=None, future=None), {"action": action}, cache | kept
@@ -86,7 +88,7 @@ class AutoregressiveParadigm(Paradigm):
             clip = self.act(model, inputs, schedules, rng).video
             assert clip is not None
             return clip
-        memory = self._recalled(model, inputs)
+        memory = self._recall_memory(model, inputs)
         block = self._blank(inputs, memory.begun).without("action")
         video = init_sampler("video", block, schedules, rng)
         denoise(model, block, {"video": video}, self.names.view(memory))
@@ -183,7 +185,7 @@ class AutoregressiveParadigm(Paradigm):
         ]
         return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
 
-    def _recalled(self, model: Model, inputs: ModelInputs) -> Memory:
+    def _recall_memory(self, model: Model, inputs: ModelInputs) -> Memory:
         """The memory at the beginning of a chunk.
 
         What was observed takes the place of all predictions. If nothing was observed, what was
@@ -195,10 +197,10 @@ class AutoregressiveParadigm(Paradigm):
             return Memory(cache, 0, None, 0)
         memory: Memory = inputs.past.memory
         if inputs.past.video is None:
-            return self._dreamed(model, memory)
-        return self._observed(model, inputs, inputs.past, memory)
+            return self._rollout_prediction(model, memory)
+        return self._update_observed(model, inputs, inputs.past, memory)
 
-    def _observed(
+    def _update_observed(
         self, model: Model, inputs: ModelInputs, past: EpisodeHistory, memory: Memory
     ) -> Memory:
         """Every prediction dropped, and what happened instead written at level 0."""
@@ -210,23 +212,23 @@ class AutoregressiveParadigm(Paradigm):
             past.video.split(frames, 2), past.action.split(inputs.action.x.shape[1], 1), strict=True
         )
         for z, x in blocks:
-            cache = cache | self._kept(model, self._clean(inputs, now, z, x), cache)
+            cache = cache | self._prediction_cache(model, self._clean(inputs, now, z, x), cache)
             cache = self.names.moved(cache, now, now + 1)
             now += 1
         return Memory(cache, now, None, now)
 
-    def _dreamed(self, model: Model, memory: Memory) -> Memory:
+    def _rollout_prediction(self, model: Model, memory: Memory) -> Memory:
         """What was predicted for the last block, in the place of what is not known yet."""
         before = replace(memory, begun=memory.begun - 1)
         predicted = memory.predicted
         if memory.unwritten is not None and _clean_roles(memory.unwritten):
-            kept = self._kept(model, memory.unwritten, self.names.view(before))
+            kept = self._prediction_cache(model, memory.unwritten, self.names.view(before))
             predicted = kept if predicted is None else predicted | kept
         if predicted is not None:
             predicted = self.names.moved(predicted, memory.begun - 1, memory.begun)
         return replace(memory, predicted=predicted, unwritten=None)
 
-    def _kept(self, model: Model, inputs: ModelInputs, cache: KVCache) -> KVCache:
+    def _prediction_cache(self, model: Model, inputs: ModelInputs, cache: KVCache) -> KVCache:
         """One pass over clean frames and actions, for their keys."""
         kept = model(inputs, cache=cache, keep=_clean_roles(inputs)).cache
         assert kept is not None

@@ -119,8 +119,8 @@ def test_caching_changes_nothing(head: str, settings: dict[str, Any]) -> None:
         rng = torch.Generator().manual_seed(0)
         outs.append(policy.paradigm.act(model, inputs, policy.schedules, rng))
         seen = inputs.put("action", outs[0].action, 0.0)
-        futures.append(policy.paradigm.foresee(model, seen, policy.schedules, rng))  # type: ignore[attr-defined]
-        values.append(policy.paradigm.judge(model, futures[0], policy.schedules, rng))  # type: ignore[attr-defined]
+        futures.append(policy.paradigm.predict_future(model, seen, policy.schedules, rng))  # type: ignore[attr-defined]
+        values.append(policy.paradigm.estimate_value(model, futures[0], policy.schedules, rng))  # type: ignore[attr-defined]
     same_values(outs[0].action, outs[1].action)
     for part in ("video", "next_state", "value"):
         one, two = (future.take(part) for future in futures)
@@ -140,12 +140,12 @@ def test_the_world_model_depends_on_the_action_and_the_value_on_the_future() -> 
     for shift in (0.0, 1.0):
         rng = torch.Generator().manual_seed(0)
         given = inputs.put("action", inputs.take("action") + shift, 0.0)
-        found.append(paradigm.foresee(policy.model, given, policy.schedules, rng))
+        found.append(paradigm.predict_future(policy.model, given, policy.schedules, rng))
     other_values(found[0].take("video"), found[1].take("video"), 0.0001)
     values = []
     for future in (found[0], found[0].put("video", found[0].take("video") + 1, 0.0)):
         rng = torch.Generator().manual_seed(0)
-        values.append(paradigm.judge(policy.model, future, policy.schedules, rng))
+        values.append(paradigm.estimate_value(policy.model, future, policy.schedules, rng))
     other_values(values[0], values[1], 1e-6)
 
 

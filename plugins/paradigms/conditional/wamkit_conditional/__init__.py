@@ -130,8 +130,8 @@ class Conditional(ParadigmConfig):
         stage = self._stage(spec, parts, parts, "denoise action, what follows and value together")
         return (*self._first(spec), stage)
 
-    def foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]:
-        """What `foresee` and `judge` run besides reading what is observed."""
+    def future_stages(self, spec: PolicySpec) -> tuple[Stage, Stage]:
+        """What `predict_future` and `estimate_value` run besides reading what is observed."""
         every = LEARNED["policy"]
         return (
             self._stage(spec, every, LEARNED["world"], "imagine what follows from the action"),
@@ -143,9 +143,9 @@ class Conditional(ParadigmConfig):
         if self.context == "open":
             return ()
         does = "read what is observed, keep its keys"
-        return (Stage(roles=self._observed(spec), passes=1, does=does),)
+        return (Stage(roles=self._prefill_stage(spec), passes=1, does=does),)
 
-    def _observed(self, spec: PolicySpec) -> tuple[str, ...]:
+    def _prefill_stage(self, spec: PolicySpec) -> tuple[str, ...]:
         return ("text", "context", "state") if spec.state.size else ("text", "context")
 
     def _stage(
@@ -163,7 +163,7 @@ class Conditional(ParadigmConfig):
         counts = [steps[part] for part in noisy if part in present]
         roles = tuple("target" if part == "video" else part for part in parts if part in present)
         if self.context == "open":
-            roles = (*self._observed(spec), *roles)
+            roles = (*self._prefill_stage(spec), *roles)
         passes = counts[0] if self.levels == "shared" else max(counts)
         return Stage(roles=roles, passes=passes, does=does)
 

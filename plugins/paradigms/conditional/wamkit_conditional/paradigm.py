@@ -56,12 +56,12 @@ class ConditionalParadigm(Paradigm):
         """
         if self.config.act == "action_only":
             inputs = inputs.without("video", "next_state", "value")
-        done = self._denoised("policy", model, inputs, schedules, rng, None)
+        done = self._denoise("policy", model, inputs, schedules, rng, None)
         clip = done.clip if "video" in done.parts else None
         value = None if done.value is None else scalar_value(done.value.x)
         return ParadigmOutput(done.take("action"), clip, value)
 
-    def foresee(
+    def predict_future(
         self,
         model: Model,
         inputs: ModelInputs,
@@ -74,9 +74,9 @@ class ConditionalParadigm(Paradigm):
         The action is taken as it is, as clean. `cache` is what `prefill` left of what is observed,
         and the inputs then what is left; without it, it is passed here.
         """
-        return self._denoised("world", model, inputs, schedules, rng, cache)
+        return self._denoise("world", model, inputs, schedules, rng, cache)
 
-    def judge(
+    def estimate_value(
         self,
         model: Model,
         inputs: ModelInputs,
@@ -86,10 +86,10 @@ class ConditionalParadigm(Paradigm):
     ) -> Tensor:
         """The value [B] in [-1, 1] of the inputs' action, target frames and next state.
 
-        These are taken as clean. `cache` as of `foresee`.
+        These are taken as clean. `cache` as of `predict_future`.
         """
         return scalar_value(
-            self._denoised("value", model, inputs, schedules, rng, cache).take("value")
+            self._denoise("value", model, inputs, schedules, rng, cache).take("value")
         )
 
     def imagine(
@@ -99,11 +99,11 @@ class ConditionalParadigm(Paradigm):
         out = self.act(model, inputs, schedules, rng)
         if out.video is not None:
             return out.video
-        seen = self.foresee(model, inputs.put("action", out.action, 0.0), schedules, rng)
+        seen = self.predict_future(model, inputs.put("action", out.action, 0.0), schedules, rng)
         assert seen.clip is not None
         return seen.clip
 
-    def _denoised(
+    def _denoise(
         self,
         kind: str,
         model: Model,
@@ -147,8 +147,8 @@ class ConditionalParadigm(Paradigm):
             leaders = [self._leader(name, part, parts) for name in LEARNED]
             learned = _where(kind, [part in names for names in LEARNED.values()])
             given = _where(kind, [part in names for names in GIVEN.values()])
-            level = _each(kind, [drawn[leader][1] for leader in leaders])
-            weight = _each(kind, [schedules[p].weight(drawn[p][1]) for p in leaders])
+            level = _per_sample(kind, [drawn[leader][1] for leader in leaders])
+            weight = _per_sample(kind, [schedules[p].weight(drawn[p][1]) for p in leaders])
             sigma = torch.where(learned, level, (~given).to(level))
             counts = learned
             if part == "value" and not self.config.policy_value:
@@ -182,6 +182,6 @@ def _where(kind: Tensor, flags: list[bool]) -> Tensor:
     return constant(tuple(flags), torch.bool, kind.device)[kind]
 
 
-def _each(kind: Tensor, rows: list[Tensor]) -> Tensor:
+def _per_sample(kind: Tensor, rows: list[Tensor]) -> Tensor:
     """For each sample the number of its kind [B]; `rows` [B] are those of one kind each."""
     return torch.stack(rows).gather(0, kind[None])[0]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from wamkit_planning import Planning
-from wamkit_planning.paradigm import scored
+from wamkit_planning.paradigm import aggregate_values
 
 from wamkit import check
 from wamkit.config.registry import registry
@@ -121,11 +121,11 @@ def test_what_is_observed_passes_once_and_the_rest_as_programmed(inner: Any) -> 
 @float64()
 def test_scores_are_the_mean_or_that_of_a_majority_that_succeeds() -> None:
     values = torch.tensor([[0.8, -1.0, 0.5], [0.6, -1.0, -0.95], [-1.0, 0.9, -1.0]])
-    same_values(scored(values, "mean"), values.mean(0))
+    same_values(aggregate_values(values, "mean"), values.mean(0))
     # Two of three succeed; one of three does; one of three does.
-    same_values(scored(values, "majority"), torch.tensor([0.7, -1.0, -1.0]))
+    same_values(aggregate_values(values, "majority"), torch.tensor([0.7, -1.0, -1.0]))
     even = torch.tensor([[0.5], [-1.0]])  # half is enough
-    assert scored(even, "majority").tolist() == [0.5]
+    assert aggregate_values(even, "majority").tolist() == [0.5]
 
 
 @pytest.mark.parametrize("inner", INNERS[1:], ids=["single_pass", "idm", "mutual joint"])

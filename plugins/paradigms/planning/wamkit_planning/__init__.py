@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.nested import Inner, parsed, within
+from wamkit.config.nested import Inner, parse_paradigm, within
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.config.visibility import Visibility
 
@@ -21,13 +21,13 @@ OBSERVED = frozenset({"text", "context", "state"})
 
 
 @runtime_checkable
-class Judging(Protocol):
+class ValueModel(Protocol):
     """A paradigm's configuration that learns the value itself.
 
-    What it builds has `foresee` and `judge`; `foresight` tells what they run.
+    What it builds has `predict_future` and `estimate_value`; `future_stages` tells what they run.
     """
 
-    def foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]: ...
+    def future_stages(self, spec: PolicySpec) -> tuple[Stage, Stage]: ...
 
 
 class Planning(ParadigmConfig):
@@ -40,7 +40,7 @@ class Planning(ParadigmConfig):
     source = "https://github.com/NVlabs/cosmos-policy"
 
     name: Literal["planning"] = "planning"
-    inner: Inner = Field(default_factory=lambda: parsed("conditional"))
+    inner: Inner = Field(default_factory=lambda: parse_paradigm("conditional"))
     """The paradigm that proposes, as a table like that of any paradigm. Left open, `conditional`,
     or `single_pass` where the action head exposes no tokens."""
     proposals: int = Field(8, gt=0)
@@ -61,7 +61,7 @@ class Planning(ParadigmConfig):
     @property
     def learns_value(self) -> bool:
         """Whether the value is this paradigm's to teach."""
-        return not isinstance(self.inner, Judging)
+        return not isinstance(self.inner, ValueModel)
 
     @property
     def future(self) -> Literal["foreseen", "proposed", "none"]:
@@ -97,7 +97,7 @@ class Planning(ParadigmConfig):
     def resolve(self, spec: PolicySpec) -> Planning:
         inner = self.inner
         if "inner" not in self.model_fields_set and not spec.action_head.exposes_tokens:
-            inner = parsed(
+            inner = parse_paradigm(
                 "single_pass"
             )  # target frames cannot depend on an action without exposed tokens
         fitted = self.model_copy(update={"inner": inner.resolve(spec)})
@@ -141,16 +141,16 @@ class Planning(ParadigmConfig):
         if n == 1:
             return inner
         copies = f" ({n} proposals in one batch)"
-        stages = [s if _once(s) else _with_suffix(s, copies) for s in inner]
+        stages = [s if _is_shared_stage(s) else _with_suffix(s, copies) for s in inner]
         futures, values = self.futures or 1, self.values
-        if isinstance(self.inner, Judging):
-            imagine, judge = self.inner.foresight(spec)
+        if isinstance(self.inner, ValueModel):
+            imagine, estimate_value = self.inner.future_stages(spec)
         else:
-            imagine, judge = self._foresight(spec)
+            imagine, estimate_value = self._foresight(spec)
         if imagine.passes:
             stages.append(_with_suffix(imagine, f" ({n} x {futures} in one batch)"))
         many = f"{n} x {futures} x {values}" if imagine.passes else f"{n} x {values}"
-        return (*stages, _with_suffix(judge, f" ({many} in one batch)"))
+        return (*stages, _with_suffix(estimate_value, f" ({many} in one batch)"))
 
     def _foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]:
         """What is run after the proposals where the inner paradigm knows no value."""
@@ -179,7 +179,7 @@ class Planning(ParadigmConfig):
         return PlanningParadigm(self)
 
 
-def _once(stage: Stage) -> bool:
+def _is_shared_stage(stage: Stage) -> bool:
     """Whether all proposals share a stage: it reads what is observed."""
     return set(stage.roles) <= OBSERVED
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SUCCESS = -0.9  # 0.05 on a scale from 0 to 1
 
 
-def scored(values: Tensor, rule: str) -> Tensor:
+def aggregate_values(values: Tensor, rule: str) -> Tensor:
     """Scores [R] of values [M, R] in [-1, 1], by "mean" or "majority".
 
     The latter is Cosmos Policy's "majority_mean" (`cosmos_utils.py`, commit 18a2acc) on its own
@@ -134,7 +134,7 @@ class PlanningParadigm(Paradigm):
         known = None if known is None else known.pick(index)
         draws = proposal_generators(draws, config.values)
         values = self._judge(model, rest.pick(index), schedules, draws, known)
-        return scored(values.unflatten(0, (-1, len(out.action))), config.rule)
+        return aggregate_values(values.unflatten(0, (-1, len(out.action))), config.rule)
 
     def _foresee(
         self,
@@ -146,7 +146,7 @@ class PlanningParadigm(Paradigm):
     ) -> ModelInputs:
         """The inputs with what follows from their clean action."""
         if not self.config.learns_value:
-            return self.inner.foresee(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+            return self.inner.predict_future(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         parts: list[str] = [part for part in ("video", "next_state") if part in inputs.parts]
         samplers = {part: init_sampler(part, inputs, schedules, rng) for part in parts}
         denoise(model, self._own(inputs), samplers, cache)
@@ -164,7 +164,7 @@ class PlanningParadigm(Paradigm):
     ) -> Tensor:
         """The values [B] of actions and what follows from them."""
         if not self.config.learns_value:
-            return self.inner.judge(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+            return self.inner.estimate_value(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         if self.config.future == "none":
             inputs = inputs.without("video")
         sampler = init_sampler("value", inputs, schedules, rng)
@@ -198,7 +198,7 @@ class PlanningParadigm(Paradigm):
         for part, found in target.items():
             weight = found.weight * (~teaches).reshape(-1, *(1,) * (found.weight.ndim - 1))
             targets[part] = DenoisingTarget(found.velocity, weight, found.places)
-            noisy = _cleaned(noisy, part, inputs.take(part), teaches)
+            noisy = _with_clean_action(noisy, part, inputs.take(part), teaches)
         sigma = torch.where(teaches, level, torch.ones_like(level))
         noisy = noisy.with_(value=inputs.value).put("value", flow.add(value, noise, sigma), sigma)
         weight = flow.weight(level) * teaches
@@ -206,7 +206,7 @@ class PlanningParadigm(Paradigm):
         return noisy, targets
 
 
-def _cleaned(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> ModelInputs:
+def _with_clean_action(noisy: ModelInputs, part: str, clean: Tensor, where: Tensor) -> ModelInputs:
     """The noisy inputs with a part clean in the samples `where` [B]."""
     x = noisy.take(part)
     mask = where.reshape(-1, *(1,) * (x.ndim - 1))

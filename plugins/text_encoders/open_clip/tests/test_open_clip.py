@@ -16,7 +16,7 @@ from wamkit_open_clip import OpenCLIP, models, obstacle, published
 from wamkit.checkpoints.safetensors import save
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 SIZES: dict[str, Any] = {"layers": 3, "num_heads": 2, "embedding": 16}
 TEXT = {**published(models()["ViT-B-32"])["text_cfg"], "layers": 3, "heads": 2, "width": 16}
@@ -50,7 +50,7 @@ def encoder() -> Any:
 @float64()
 def test_against_open_clip(layout: str, name: str, tmp_path: Path) -> None:
     reference = whole_model(layout, quick_gelu="quickgelu" in name)
-    encoder = doubled(OpenCLIP(model=name, weights=saved(reference, tmp_path), **SIZES).build())
+    encoder = to_float64(OpenCLIP(model=name, weights=saved(reference, tmp_path), **SIZES).build())
     text = encoder.encode(PROMPTS)
     ends = text.valid.sum(1) - 1
     projection = reference.text_projection if layout == "flat" else reference.text.text_projection
@@ -64,7 +64,7 @@ def test_against_open_clip(layout: str, name: str, tmp_path: Path) -> None:
 def test_the_penultimate_layer_skips_the_last_block_and_keeps_the_norm(tmp_path: Path) -> None:
     reference = whole_model("flat")
     file = saved(reference, tmp_path)
-    encoder = doubled(OpenCLIP(weights=file, layer="penultimate", **SIZES).build())
+    encoder = to_float64(OpenCLIP(weights=file, layer="penultimate", **SIZES).build())
     with torch.no_grad():
         ids = encoder.tokenizer(PROMPTS)
         x = reference.token_embedding(ids) + reference.positional_embedding

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from wamkit.config.config_values import table, whole
+from wamkit.config.config_values import integer, table
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import Part, TextEncoderConfig
 from wamkit.config.published import Config, Published
@@ -29,7 +29,7 @@ WAMKIT_API = 1
 def _tower(config: Config, folder: Path) -> dict[str, Any]:
     text = table(table(config, "model_cfg"), "text_cfg")
     keys = {"layers": "layers", "num_heads": "heads", "embedding": "width"}
-    return {field: whole(text, key) for field, key in keys.items()}
+    return {field: integer(text, key) for field, key in keys.items()}
 
 
 class OpenCLIP(TextEncoderConfig):

@@ -16,7 +16,7 @@ from wamkit_qwen import Qwen3, Qwen25VL
 from wamkit.config.spec import parse_part
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.testing.parity import doubled, float64, same_values
+from wamkit.testing.parity import float64, same_values, to_float64
 
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' own pipelines")
@@ -122,7 +122,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 def klein_embeddings(folder: Path, layers: tuple[int, ...]) -> Tensor:
     """diffusers' own function of FLUX.2 klein."""
     return diffusers.Flux2KleinPipeline._get_qwen3_prompt_embeds(
-        doubled(
+        to_float64(
             transformers.Qwen3ForCausalLM.from_pretrained(
                 folder / "text_encoder", trust_remote_code=False
             ).eval()
@@ -140,7 +140,7 @@ def test_qwen3_equals_the_pipeline_of_flux2_klein(qwen3: Path, layers: tuple[int
     with torch.no_grad():
         expected = klein_embeddings(qwen3, layers)
     part = klein(qwen3, layers=layers)
-    text = doubled(part.build()).encode(PROMPTS)
+    text = to_float64(part.build()).encode(PROMPTS)
     assert text.valid is None and text.tokens.shape == (2, LENGTH, part.width)
     close(text.tokens, expected)
 
@@ -154,8 +154,8 @@ def test_no_layer_is_loaded_that_is_not_read(qwen3: Path) -> None:
 
 @float64()
 def test_masked_padding_of_qwen3_keeps_the_same_text_tokens(qwen3: Path) -> None:
-    whole = doubled(klein(qwen3).build()).encode(PROMPTS).tokens
-    text = doubled(klein(qwen3, padding="mask").build()).encode(PROMPTS)
+    whole = to_float64(klein(qwen3).build()).encode(PROMPTS).tokens
+    text = to_float64(klein(qwen3, padding="mask").build()).encode(PROMPTS)
     assert text.valid is not None and text.valid.shape[1] < LENGTH
     for row, real, expected in zip(text.tokens, text.valid, whole, strict=True):
         n = int(real.sum())
@@ -166,7 +166,7 @@ def test_masked_padding_of_qwen3_keeps_the_same_text_tokens(qwen3: Path) -> None
 def vision_language(folder: Path) -> Any:
     """transformers' own model, in float64."""
     cls = transformers.Qwen2_5_VLForConditionalGeneration
-    return doubled(cls.from_pretrained(folder / "mllm", trust_remote_code=False).eval())
+    return to_float64(cls.from_pretrained(folder / "mllm", trust_remote_code=False).eval())
 
 
 def qwen_image(folder: Path, template: str, drop: int) -> tuple[Tensor, Tensor]:
@@ -198,7 +198,7 @@ def test_templates_are_those_of_qwen_image_without_the_image(qwen25vl: Path, rec
     template = pipeline.prompt_template_encode.replace(image, "")
     drop = pipeline.prompt_template_encode_start_idx
     expected, mask = qwen_image(qwen25vl, template, drop)
-    text = doubled(vl(qwen25vl, recipe).build()).encode(PROMPTS)
+    text = to_float64(vl(qwen25vl, recipe).build()).encode(PROMPTS)
     assert text.valid is not None and torch.equal(text.valid, mask.bool())
     close(text.tokens, expected)
 
@@ -227,7 +227,7 @@ def test_omnigen2_takes_the_last_states_and_a_mask(qwen25vl: Path) -> None:
         tokenizer(tokenizer.apply_chat_template(chat, tokenize=False)).input_ids for chat in chats
     ]
     found, mask = states(qwen25vl, ids, max(map(len, ids)), masked=True)
-    text = doubled(vl(qwen25vl, "omnigen2").build()).encode(PROMPTS)
+    text = to_float64(vl(qwen25vl, "omnigen2").build()).encode(PROMPTS)
     assert text.valid is not None and torch.equal(text.valid, mask.bool())
     close(text.tokens[mask.bool()], found[-1][mask.bool()])
 
@@ -246,7 +246,7 @@ def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) 
     found, _ = states(qwen25vl, ids, length, masked=False)
     expected = [(x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8) for x in found]
     part = vl(qwen25vl, "cosmos2.5", max_length=length)
-    text = doubled(part.build()).encode(PROMPTS)
+    text = to_float64(part.build()).encode(PROMPTS)
     assert text.valid is None and text.tokens.shape == (2, length, 5 * 32) and part.width == 160
     close(text.tokens, torch.cat(expected[1:], -1))
 
@@ -254,7 +254,7 @@ def test_cosmos_standardizes_every_layer_and_attends_to_padding(qwen25vl: Path) 
 @pytest.mark.parametrize("recipe", ["qwen-image-edit", "omnigen2", "cosmos2.5"])
 @float64()
 def test_a_prompt_is_encoded_alike_alone_and_among_others(qwen25vl: Path, recipe: str) -> None:
-    encoder = doubled(vl(qwen25vl, recipe).build())
+    encoder = to_float64(vl(qwen25vl, recipe).build())
     both, alone = encoder.encode(PROMPTS), encoder.encode(PROMPTS[1:])
     close(both.tokens[1, : alone.tokens.shape[1]], alone.tokens[0])
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from wamkit.config.config_values import table, whole
+from wamkit.config.config_values import integer, table
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import Part
 from wamkit.config.pretrained import PretrainedText
@@ -44,12 +44,12 @@ def _same(folder: Path, what: str, found: int, expected: int, key: str) -> None:
 
 def _hidden(config: Config, folder: Path) -> dict[str, Any]:
     """The hidden size, of the language model where there are several."""
-    return {"embedding": whole({**config, **table(config, "text_config")}, "hidden_size")}
+    return {"embedding": integer({**config, **table(config, "text_config")}, "hidden_size")}
 
 
 def _hidden_and_layers(config: Config, folder: Path) -> dict[str, Any]:
     language = {**config, **table(config, "text_config")}
-    return {**_hidden(config, folder), "layers": whole(language, "num_hidden_layers")}
+    return {**_hidden(config, folder), "layers": integer(language, "num_hidden_layers")}
 
 
 class Qwen3(PretrainedText):

@@ -101,7 +101,7 @@ class QwenEncoder(nn.Module):
         if states == "last":
             return found.last_hidden_state  # type: ignore[no-any-return]
         if states == "standardized":
-            return torch.cat([_standardized(x) for x in found.hidden_states[1:]], -1)
+            return torch.cat([_normalize(x) for x in found.hidden_states[1:]], -1)
         return torch.cat([found.hidden_states[layer] for layer in states], -1)
 
     def fingerprint(self) -> str:
@@ -110,7 +110,7 @@ class QwenEncoder(nn.Module):
         return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _standardized(x: Tensor) -> Tensor:
+def _normalize(x: Tensor) -> Tensor:
     """[B, L, D] with mean 0 and deviation 1 over D."""
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
 

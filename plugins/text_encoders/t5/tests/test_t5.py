@@ -19,7 +19,7 @@ from wamkit.config.spec import parse_part
 from wamkit.engine.layers import attention
 from wamkit.errors import WamkitError
 from wamkit.interfaces import TextEncoder
-from wamkit.testing.parity import doubled, float64, other_values, same_values
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 transformers = pytest.importorskip("transformers")
 Config = Callable[..., Any]
@@ -99,7 +99,7 @@ def reference(family: str, folder: Path, *, masked: bool) -> torch.Tensor:
         folder / "tokenizer", trust_remote_code=False
     )
     encoder = classes(family)[1]
-    model = doubled(
+    model = to_float64(
         encoder.from_pretrained(folder / "text_encoder", trust_remote_code=False).eval()
     )
     batch = tokenizer(PROMPTS, padding="max_length", max_length=LENGTH, return_tensors="pt")
@@ -113,7 +113,7 @@ def reference(family: str, folder: Path, *, masked: bool) -> torch.Tensor:
 def test_padding_is_hidden_from_t5_and_from_the_backbone(
     folder: Path, config: Config, family: str
 ) -> None:
-    text = doubled(config(folder).build()).encode(PROMPTS)
+    text = to_float64(config(folder).build()).encode(PROMPTS)
     expected = reference(family, folder, masked=True)
     assert text.repeats is None and text.valid is not None
     assert text.valid.sum(1).tolist() == REAL and text.valid.shape == (3, 17)
@@ -129,7 +129,7 @@ def test_padding_is_hidden_from_t5_and_from_the_backbone(
 def test_zero_vectors_count_as_many_times_as_there_is_padding(
     folder: Path, config: Config, family: str
 ) -> None:
-    text = doubled(config(folder, "zeros").build()).encode(PROMPTS)
+    text = to_float64(config(folder, "zeros").build()).encode(PROMPTS)
     whole = reference(family, folder, masked=True)
     for i, n in enumerate(REAL):
         whole[i, n:] = 0
@@ -155,7 +155,7 @@ def test_a_batch_as_long_as_it_may_be_keeps_its_length(folder: Path, config: Con
 def test_padding_that_is_attended_to_is_seen_by_t5_too(
     folder: Path, config: Config, family: str
 ) -> None:
-    text = doubled(config(folder, "attended").build()).encode(PROMPTS)
+    text = to_float64(config(folder, "attended").build()).encode(PROMPTS)
     assert text.valid is None and text.repeats is None
     same_values(text.tokens, reference(family, folder, masked=False))
 
@@ -165,7 +165,7 @@ def test_padding_that_is_attended_to_is_seen_by_t5_too(
 def test_a_prompt_is_encoded_alike_alone_and_among_others(
     folder: Path, padding: str, config: Config
 ) -> None:
-    encoder = doubled(config(folder, padding).build())
+    encoder = to_float64(config(folder, padding).build())
     both, alone = encoder.encode(PROMPTS), encoder.encode(PROMPTS[1:2])
     n = LENGTH if padding == "attended" else 9
     same_values(both.tokens[1, :n], alone.tokens[0, :n])

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from wamkit.config.config_values import whole
+from wamkit.config.config_values import integer
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import Part
 from wamkit.config.pretrained import PretrainedText
@@ -41,7 +41,7 @@ class _T5(PretrainedText):
 
     @classmethod
     def published(cls) -> Sequence[Published]:
-        return (Published((cls.model_type,), lambda c, _: {"embedding": whole(c, "d_model")}),)
+        return (Published((cls.model_type,), lambda c, _: {"embedding": integer(c, "d_model")}),)
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         if sizes["d_model"] != self.embedding:

@@ -93,9 +93,9 @@ class T5Encoder(nn.Module):
         tokens = found.masked_fill(~valid[..., None], 0)  # [B, L, width]
         if self.padding == "mask":
             return Text(tokens, valid)
-        copies = valid.float()
-        copies[:, -1] += self.length - lengths
-        return Text(tokens, repeats=copies)
+        repeats = valid.float()
+        repeats[:, -1] += self.length - lengths
+        return Text(tokens, repeats=repeats)
 
     def _row(self, prompt: str) -> list[int]:
         row: list[int] = self.tokenizer(clean(prompt, self.family)).input_ids

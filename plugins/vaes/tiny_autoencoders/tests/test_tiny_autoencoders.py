@@ -22,12 +22,12 @@ from wamkit.config.parts import VAEConfig
 from wamkit.errors import WamkitError
 from wamkit.testing import *  # noqa: F403
 from wamkit.testing.parity import (
-    doubled,
     float64,
     gradients,
     other_values,
     same_gradients,
     same_values,
+    to_float64,
 )
 
 PARTS = [TAEW21(), TAEW22(), TAELTX2(), TAEF1()]
@@ -101,7 +101,7 @@ def vaes(files: dict[str, Path]) -> dict[str, Any]:
 def test_latents_and_images_are_the_recorded_ones(
     name: str, golden: dict[str, Tensor], vaes: dict[str, Any]
 ) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     z = vaes[name].encode(recorded_clip(name))
     wanted = golden[f"{name}.latents"].transpose(1, 2)
     assert wanted.std() > 1
@@ -114,7 +114,7 @@ def test_latents_and_images_are_the_recorded_ones(
 
 @float64()
 def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], vaes: dict[str, Any]) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     vae = vaes["taew2.2"]
 
     def loss() -> Tensor:
@@ -122,7 +122,7 @@ def test_gradients_are_the_recorded_ones(golden: dict[str, Tensor], vaes: dict[s
         return ((images + 1) / 2).sin().sum()
 
     wanted = {k.removeprefix("gradients."): t for k, t in golden.items() if "gradients." in k}
-    same_gradients(gradients(vae, loss), doubled(wanted), error=1e-6)  # stored in float32
+    same_gradients(gradients(vae, loss), to_float64(wanted), error=1e-6)  # stored in float32
 
 
 @every
@@ -147,7 +147,7 @@ def test_published_sizes_have_the_published_names_and_shapes(name: str) -> None:
 @torch.no_grad()
 @float64()
 def test_later_images_change_no_earlier_latent(name: str, vaes: dict[str, Any]) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     vae, t = vaes[name], CONFIGS[name].stride[0]
     clip = torch.rand(1, 3, 1 + 3 * t, *CONFIGS[name].stride[1:]) * 2 - 1
     z = vae.encode(clip)
@@ -164,7 +164,7 @@ def test_later_images_change_no_earlier_latent(name: str, vaes: dict[str, Any]) 
 @torch.no_grad()
 @float64()
 def test_later_latents_change_no_earlier_image(name: str, vaes: dict[str, Any]) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     vae, t = vaes[name], CONFIGS[name].stride[0]
     z = torch.randn(1, CONFIGS[name].channels, 3, 2, 1)
     images = vae.decode(z)
@@ -179,7 +179,7 @@ def test_later_latents_change_no_earlier_image(name: str, vaes: dict[str, Any]) 
 @float64()
 def test_the_first_image_fills_its_group(vaes: dict[str, Any]) -> None:
     # Grouped as the repository's encode_video does it, latent 0 would hold images 0 to 3.
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     clip = recorded_clip("taew2.1")
     other = clip.clone()
     other[:, :, 1:4] = 0
@@ -192,7 +192,7 @@ def test_the_first_image_fills_its_group(vaes: dict[str, Any]) -> None:
 @torch.no_grad()
 @float64()
 def test_clips_of_a_batch_know_nothing_of_each_other(name: str, vaes: dict[str, Any]) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     vae, (t, height, width) = vaes[name], CONFIGS[name].stride
     clips = torch.rand(2, 3, 1 + 2 * t, height, 2 * width) * 2 - 1
     z = vae.encode(clips)
@@ -204,7 +204,7 @@ def test_clips_of_a_batch_know_nothing_of_each_other(name: str, vaes: dict[str, 
 @torch.no_grad()
 @float64()
 def test_an_image_knows_nothing_of_the_others(vaes: dict[str, Any]) -> None:
-    vaes = doubled(vaes)
+    vaes = to_float64(vaes)
     clip = torch.rand(1, 3, 3, 16, 8) * 2 - 1
     z = vaes["taef1"].encode(clip)
     assert z.shape == (1, 16, 3, 2, 1)
@@ -242,7 +242,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 @torch.no_grad()
 @float64()
 def test_images_and_latents_equal_those_of_diffusers(image: tuple[Any, Any]) -> None:
-    model, vae = doubled(image)
+    model, vae = to_float64(image)
     clip = torch.rand(2, 3, 2, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
     z = vae.encode(clip)
     out = vae.decode(z)
@@ -256,7 +256,7 @@ def test_images_and_latents_equal_those_of_diffusers(image: tuple[Any, Any]) -> 
 
 @float64()
 def test_gradients_equal_those_of_diffusers(image: tuple[Any, Any]) -> None:
-    model, vae = doubled(image)
+    model, vae = to_float64(image)
     clip = torch.rand(1, 3, 1, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
     def through(net: Any, encode: Any, decode: Any) -> dict[str, Tensor]:

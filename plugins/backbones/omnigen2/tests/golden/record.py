@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from safetensors.torch import save_file
 
-from wamkit.testing.tolerance import doubled, float64
+from wamkit.testing.tolerance import float64, to_float64
 
 # The repository's fused norm asks for a GPU as soon as it is imported; torch's is the same norm.
 fused = ModuleType("omnigen2.ops.triton.layer_norm")
@@ -66,7 +66,7 @@ tensors = {
 }
 valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 sigma = torch.tensor([0.951, 0.0375])  # 1 is noise; the class counts the other way
-exact = doubled(model)
+exact = to_float64(model)
 with float64():
     z, text, direction = (tensors[name].double() for name in ("z", "text", "direction"))
     prediction = exact(

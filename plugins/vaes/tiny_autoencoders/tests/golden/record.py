@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from wamkit.testing.tolerance import doubled, float64
+from wamkit.testing.tolerance import float64, to_float64
 
 MODELS = {
     "taew2.1": {"latent_channels": 16},
@@ -69,7 +69,7 @@ for name, options in MODELS.items():
     model = module(narrow).TAEHV(checkpoint_path=None, **options)
     state = {key: weights(key, tuple(t.shape)) for key, t in model.state_dict().items()}
     model.load_state_dict(state)
-    model, clip = doubled((model, pixels(name)))
+    model, clip = to_float64((model, pixels(name)))
     clip = torch.cat([*[clip[:, :1]] * (model.t_downscale - 1), clip], 1)
     with float64():
         z = model.encode_video(clip, show_progress_bar=False)
