@@ -13,7 +13,7 @@ import torch
 
 from wamkit.config.robot import ActionConfig, StateConfig
 from wamkit.config.spec import parse, read
-from wamkit.data import Feature, LeRobotFolder, Samples, Writer, collate, scaling_remarks
+from wamkit.data import Feature, LeRobotFolder, Samples, Writer, collate, scaling_notes
 from wamkit.errors import WamkitError
 from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
 from wamkit.policy.normalization import changes
@@ -199,9 +199,9 @@ def test_what_lies_far_out_is_reported(folder: Path) -> None:
     spec = parse(
         read(TOY, [GROUPS.replace('1,normalization="mean_std"', '1,normalization="none"')])
     )
-    assert len(scaling_remarks(LeRobotFolder(folder), spec)) == 1  # the constant
+    assert len(scaling_notes(LeRobotFolder(folder), spec)) == 1  # the constant
     spec = parse(read(TOY, [GROUPS, "actions.clip=0.5"]))
-    assert sum("is cut" in line for line in scaling_remarks(LeRobotFolder(folder), spec)) == 3
+    assert sum("is cut" in line for line in scaling_notes(LeRobotFolder(folder), spec)) == 3
 
 
 def test_values_that_float32_would_round_stay_float64(tmp_path: Path) -> None:
@@ -242,5 +242,5 @@ def test_differences_of_an_angle_that_wraps_are_reported(tmp_path: Path) -> None
             }
             writer.add_frame({"observation.images.front": np.zeros((8, 8, 3), np.uint8), **values})
         writer.add_episode("turn")
-    (line,) = scaling_remarks(LeRobotFolder(tmp_path / "set"), spec)
+    (line,) = scaling_notes(LeRobotFolder(tmp_path / "set"), spec)
     assert line.startswith("action arm.0 jumps by a turn of 6.283 rad in ")

@@ -136,12 +136,12 @@ def _check(
 
 def _remarks(folder: Path, spec: PolicySpec | None, columns: Columns) -> list[str]:
     """Remarks on the normalization of the values that can be read."""
-    from ..data import LeRobotFolder, scaling_remarks
+    from ..data import LeRobotFolder, scaling_notes
 
     if spec is None:
         return []
     try:
-        return scaling_remarks(LeRobotFolder(folder), spec, columns)
+        return scaling_notes(LeRobotFolder(folder), spec, columns)
     except WamkitError:  # the faults of the data are reported already
         return []
 
@@ -247,7 +247,7 @@ def _stats(
 ) -> None:
     from dataclasses import asdict
 
-    from ..data import compute_statistics, scaling_remarks
+    from ..data import compute_statistics, scaling_notes
     from ..data.needs import expect_vectors
     from ..data.samples import expect_on_time
     from ..data.scaling import labels_of
@@ -259,7 +259,7 @@ def _stats(
 
     with spinner("computing statistics"):
         found = compute_statistics(recording, spec, columns)
-        remark_lines = scaling_remarks(recording, spec, columns, statistics=found) if spec else []
+        remark_lines = scaling_notes(recording, spec, columns, statistics=found) if spec else []
     report = {name: asdict(value) for name, value in found.items()}
     if out is not None:
         write_text(out, dumps(report, indent=1) + "\n")

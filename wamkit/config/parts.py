@@ -413,11 +413,7 @@ class ParadigmConfig(Part):
         """What the paradigm does not fit in `spec`; none if it fits."""
         numbers = {"action", "next_state", "value"}
         viewers = sorted(
-            {
-                role.partition(".")[0]
-                for role, seen in self.sees.items()
-                if _exposed_conflicts(role, seen)
-            }
+            {role.partition(".")[0] for role, seen in self.sees.items() if _sees_action(role, seen)}
             - numbers
         )
         if viewers and not spec.action_head.exposes_tokens:
@@ -447,6 +443,6 @@ class EnvironmentConfig(Part):
         raise NotImplementedError(f"{type(self).__name__} must build an environment")
 
 
-def _exposed_conflicts(role: str, seen: Collection[str]) -> bool:
+def _sees_action(role: str, seen: Collection[str]) -> bool:
     """True if tokens that do not belong to the action head attend to those that do."""
     return role != "state" and any(r.partition(".")[0] == "action" for r in seen)

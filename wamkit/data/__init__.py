@@ -12,7 +12,7 @@ from .latents import StoredLatents
 from .lerobot_format import TOLERANCE, Columns, Episode, Feature, LeRobotFolder
 from .loading import Loader, collate
 from .samples import Sample, Samples, split
-from .scaling import scaling_remarks
+from .scaling import scaling_notes
 from .statistics import compute_statistics
 from .validation import Finding, check
 from .writer import Writer
@@ -33,6 +33,6 @@ __all__ = [
     "collate",
     "compute_statistics",
     "precompute",
-    "scaling_remarks",
+    "scaling_notes",
     "split",
 ]

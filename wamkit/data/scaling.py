@@ -19,7 +19,7 @@ FAR = 10.0
 """Normalized values above this are reported: most others are below 1."""
 
 
-def scaling_remarks(
+def scaling_notes(
     recording: LeRobotFolder,
     spec: PolicySpec,
     columns: Columns | None = None,

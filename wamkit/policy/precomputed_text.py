@@ -88,15 +88,15 @@ def read(file: Path, width: int) -> tuple[dict[str, Text], str, str]:
     if not file.is_file():
         raise WamkitError(f"no embeddings at {file}", "make them: `wamkit precompute text SPEC`")
     headers([file])  # refuses truncated files
-    with safe_open(file, framework="pt") as reader:
-        about = reader.metadata() or {}
+    with safe_open(file, framework="pt") as stored:
+        about = stored.metadata() or {}
         if not {"prompts", "settings", "fingerprint"} <= about.keys():
             raise WamkitError(
                 f"{file} holds no stored embeddings", "it is another kind of safetensors file"
             )
-        names, found = set(reader.keys()), {}
+        names, found = set(stored.keys()), {}
         for i, prompt in enumerate(_prompts(about["prompts"], file)):
-            parts = [reader.get_tensor(n) if (n := f"{i}.{k}") in names else None for k in KINDS]
+            parts = [stored.get_tensor(n) if (n := f"{i}.{k}") in names else None for k in KINDS]
             tokens, valid, copies = parts
             if tokens is None or tokens.ndim < 2 or tokens.dtype not in FLOATS:
                 was = "nothing" if tokens is None else f"{tokens.dtype} {list(tokens.shape)}"

@@ -6,8 +6,8 @@ against a fixed one, and what matters is compared in float64, where a formula th
 out from rounding by many orders:
 
     with float64():
-        wanted = theirs(doubled(reference), *doubled(inputs))
-        same_values(ours(doubled(model), *doubled(inputs)), wanted)
+        wanted = theirs(to_float64(reference), *to_float64(inputs))
+        same_values(ours(to_float64(model), *to_float64(inputs)), wanted)
 """
 
 from __future__ import annotations

@@ -21,15 +21,7 @@ from torch import Tensor
 from ..acceleration.compile_modules import as_written, compile_blocks
 from ..config.records import Record
 from ..config.runs import RUN
-from ..data import (
-    Columns,
-    LeRobotFolder,
-    Loader,
-    Samples,
-    compute_statistics,
-    scaling_remarks,
-    split,
-)
+from ..data import Columns, LeRobotFolder, Loader, Samples, compute_statistics, scaling_notes, split
 from ..errors import WamkitError
 from ..policy.policy import Policy
 from . import loggers, logs, optim
@@ -121,7 +113,7 @@ class Trainer:
         policy.set_statistics(found)
         if processes.first:
             known: dict[str, Any] = {"episodes": learn, "statistics": found}
-            for line in scaling_remarks(recording, policy.spec, data.columns, **known):
+            for line in scaling_notes(recording, policy.spec, data.columns, **known):
                 note(line)
         loader = Loader(
             samples,
