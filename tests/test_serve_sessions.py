@@ -75,7 +75,12 @@ def test_an_episode_goes_on_over_a_connection_that_broke(caplog: Any) -> None:
         replies = [client.infer(seen(NEXT, 2)) for client in (one, two)]
         assert one.session == {"id": name, "resumed": True, "timeout": 600}
         same_values(replies[0]["actions"], replies[1]["actions"])
-    for message in ("connected: session", "vanished without a word", "is back", "kept for 600 s"):
+    for message in (
+        "connected: session",
+        "vanished without a close frame",
+        "is back",
+        "kept for 600 s",
+    ):
         assert message in caplog.text
     assert name not in caplog.text and name[:6] in caplog.text
 

@@ -208,7 +208,7 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
         yield Conflict(
             between=("text_encoder.prompt_template",),
             why=f"{spec.text_encoder.prompt_template!r} has no place for the instruction",
-            hint="write {instruction} where the user's words belong",
+            hint="write {instruction} where the instruction belongs",
         )
 
 

@@ -1,7 +1,7 @@
 """Frozen models that some backbones were trained with, and where their weights are; without torch.
 
 A conditioner makes `Text.cond_embeds`: tokens of the image (Wan 2.1 image-to-video), or one vector
-of the words (FLUX.1). A policy holds it next to its backbone, whose weights stay those of the
+of the prompt (FLUX.1). A policy holds it next to its backbone, whose weights stay those of the
 published transformer.
 """
 

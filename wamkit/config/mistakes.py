@@ -35,7 +35,7 @@ def explain_mistakes(
     cls: type[BaseModel],
     elsewhere: Mapping[str, type[BaseModel]] | None = None,
 ) -> list[Conflict]:
-    """Pydantic's findings about the table `where` of the form `cls`, in the words of this library.
+    """Convert pydantic's errors about the table `where` of the form `cls` to messages of wamkit.
 
     `elsewhere` are the other tables of the file, by name, in which an unknown key may belong.
     """

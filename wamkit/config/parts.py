@@ -431,9 +431,9 @@ class EnvironmentConfig(Part):
 
     kind: ClassVar[Kind] = "environment"
     subject: ClassVar[str | None] = "task"
-    """The key that the word after the colon sets: `metaworld:reach-v3` is task = "reach-v3"."""
+    """The key that the suffix after the colon sets: `metaworld:reach-v3` is task = "reach-v3"."""
     subjects: ClassVar[Mapping[str, str]] = {}
-    """Every such word -> the instruction that belongs to it, if they can be listed."""
+    """Every such suffix -> its instruction, if they can be listed."""
 
     max_steps: int = Field(200, gt=0)
     """Actions after which an episode is over."""

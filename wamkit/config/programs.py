@@ -1,6 +1,6 @@
-"""Passes of acting with a certain backbone: stages change where words follow the target's level.
+"""Passes of acting with a certain backbone: stages change where text has the target's level.
 
-And which paradigms such words fit (`Traits.text_level`), without torch.
+And the paradigms that such backbones fit (`Traits.text_level`), without torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OBSERVED = frozenset({"text", "context", "state"})
 def program_of(spec: PolicySpec, paradigm: ParadigmConfig | None = None) -> tuple[Stage, ...]:
     """The program of the spec's paradigm, or of another in its place, next to the spec's backbone.
 
-    Where words follow the target, what is observed is not read once: it passes with the target.
+    Where text has the target's level, there is no prefill: observations pass with the target.
     """
     stages = (paradigm or spec.paradigm).program(spec)
     if not _follows(spec) or not any("target" in stage.roles for stage in stages):
@@ -78,7 +78,7 @@ def _program(spec: PolicySpec) -> tuple[Stage, ...]:
 
 
 def _follows(spec: PolicySpec) -> bool:
-    """Whether words have the level of target frames, and there are any."""
+    """True if text tokens have the level of target frames."""
     return spec.backbone.traits.text_follows and bool(spec.latent_frames[1])
 
 

@@ -79,7 +79,7 @@ class PolicySpec(Table):
 
     @property
     def num_images(self) -> int:
-        """Images in a training sample: what is observed, and the future of every block."""
+        """Images in a training sample: observed ones, and the future of every block."""
         return self.video.num_observed + self.paradigm.chunks_per_sample * (
             self.video.num_frames - self.video.num_observed
         )

@@ -60,19 +60,19 @@ class Traits(BaseModel):
     """Text by cross-attention inside the blocks, as tokens of the stream, or not read at all: then
     `text_width` is what the action head reads, and it must (`ActionHeadConfig.reads_text`)."""
     text_level: Literal["clean", "target", "target_or_clean"] = "clean"
-    """Noise level of the words where they are tokens of the stream. `clean`: 0 in every pass.
-    `target`: that of the target frames of the pass, so that neither words nor what sees them can be
-    computed once; for paradigms whose every pass has target frames. `target_or_clean`: the same,
+    """Noise level of text tokens in the stream. `clean`: 0 in every pass.
+    `target`: that of the target frames of the pass, so that neither text nor tokens that see it can
+    be computed once; for paradigms whose every pass has target frames. `target_or_clean`: the same,
     and 0 in a pass without any, also where the network learned the action next to target frames."""
     attention: Literal["softmax", "linear"] = "softmax"
     imagines: bool = True
     """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
     cond_channels: int = 0
-    """Extra input channels with every frame that say what is observed: a mask for each image of
+    """Conditioning channels of every frame: a mask of observed images for each image of
     a latent, and the latents of the clip with gray for what is not."""
     cond_embeds_width: int = 0
-    """Width of what the backbone's own conditioner makes of the image or the words, which must
-    come with the text (`Text.cond_embeds`); 0 for none."""
+    """Width of the embeddings of the backbone's own conditioner, of the image or the prompt, which
+    must come with the text (`Text.cond_embeds`); 0 for none."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
 
@@ -86,5 +86,5 @@ class Traits(BaseModel):
 
     @property
     def text_follows(self) -> bool:
-        """True if words in the stream have the noise level of the target frames of a pass."""
+        """True if text tokens in the stream have the noise level of the target frames of a pass."""
         return self.text == "stream" and self.text_level != "clean"

@@ -100,7 +100,7 @@ class Columns:
     def of(pairs: Iterable[str]) -> Columns:
         """Parse pairs such as "front=observation.images.top" or "action=actions".
 
-        Raises WamkitError if a word has no `=`, or a name is given twice.
+        Raises WamkitError if a pair has no `=`, or a name is given twice.
         """
         found: dict[str, str] = {}
         for pair in pairs:

@@ -156,4 +156,4 @@ def _why(connection: ServerConnection) -> str:
         return f"closed the connection (code {received.code}{reason})"
     if sent is not None:
         return f"was disconnected (code {sent.code}{': ' if sent.reason else ''}{sent.reason})"
-    return "vanished without a word"
+    return "vanished without a close frame"

@@ -163,10 +163,10 @@ def test_a_budget_below_the_proposals_is_refused() -> None:
 def test_the_program_states_what_only_some_samples_run() -> None:
     spec = spec_for({})
     steps = [stage.does for stage in spec.paradigm.program(spec)]
-    assert steps[0] == "read what is observed, keep its keys"
+    assert steps[0] == "prefill the observation"
     assert steps[1].endswith("(2 fast proposals in one batch)")
     assert all(text.endswith("(for the share that deliberates)") for text in steps[2:])
-    assert sum(text.startswith("read what is observed") for text in steps) == 1
+    assert sum(text.startswith("prefill the observation") for text in steps) == 1
 
 
 def test_either_way_can_be_counted_without_a_number() -> None:

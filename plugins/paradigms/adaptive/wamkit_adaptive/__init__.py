@@ -43,7 +43,7 @@ class Adaptive(ParadigmConfig):
     slow: dict[str, Any] | None = None
     """Settings of `inner` that are different in deliberation; left open, those of its last way."""
     proposals: int = Field(4, gt=1)
-    """Fast proposals that are compared (K), in one batch over one reading of what is observed."""
+    """Fast proposals that are compared (K), in one batch over one prefill of the observation."""
     threshold: float = Field(0.1, ge=0, allow_inf_nan=True)
     """Disagreement above which a sample deliberates: the mean over the steps and numbers of a chunk
     of the standard deviation over proposals, of normalized actions. 0: always, without proposals;
@@ -139,7 +139,7 @@ class Adaptive(ParadigmConfig):
 
 
 def is_shared_stage(stage: Stage) -> bool:
-    """Whether all proposals share a stage: it reads what is observed."""
+    """True if all proposals share a stage: the prefill of the observation."""
     return set(stage.roles) <= OBSERVED
 
 

@@ -35,10 +35,10 @@ def calibrate_threshold(
 ) -> dict[str, float]:
     """The threshold at which chunks cost on average `budget` times one that acts fast at once.
 
-    Work is counted in tokens that pass the network, from the programs of both ways: with r for
-    reading what is observed, f and s for all stages of the fast and the slow way, K proposals and a
-    share p that deliberates it is r + K (f - r) + p (s - r). The share follows from the budget, the
-    threshold from the disagreements found on `observations`. Says `threshold`, `share` (of the
+    Work is counted in tokens that pass the network, from the programs of both ways: with r for the
+    prefill of the observation, f and s for all stages of the fast and the slow way, K proposals and
+    a share p that deliberates it is r + K (f - r) + p (s - r). The share follows from the budget,
+    the threshold from the disagreements found on `observations`. Says `threshold`, `share` (of the
     observations, that deliberates), `passes` (mean number of passes of a chunk, a batch of
     proposals counted as one) and `work` (mean, relative to acting fast).
 

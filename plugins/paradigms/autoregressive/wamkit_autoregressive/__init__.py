@@ -1,4 +1,4 @@
-"""The autoregressive paradigm: chunk after chunk, with a memory of what was seen and done."""
+"""The autoregressive paradigm: chunk after chunk, with a cache of observed frames and executed actions."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Autoregressive(ParadigmConfig):
     chunks: int = Field(4, ge=2)
     """Blocks in a training sample; in use, the most that a visibility table tells apart."""
     action: Literal["inverse_dynamics", "mutual"] = "inverse_dynamics"
-    """What an action sees of the frames of its own block: a clean copy, so that the frames are
+    """Frames of its own block that an action sees: a clean copy, so that the frames are
     denoised first (LingBot-VA: inverse dynamics), or the noisy frames, which see it too
     (DreamZero)."""
     past_actions: Literal["everyone", "actions", "none"] | None = None
-    """Who sees the actions of past blocks: frames and actions (LingBot-VA), actions alone, or
+    """Roles that see the actions of past blocks: frames and actions (LingBot-VA), actions alone, or
     nobody (DreamZero). Left open, as published with `action`; nobody where the action head has no
     tokens that could be seen."""
     window: int | None = Field(None, gt=0)
     """How many past blocks are visible, at most chunks - 1, which it is if left open. The first
     frames of an episode always are."""
     on_full_memory: Literal["slide", "restart"] = "restart"
-    """What follows when an episode has as many blocks as a training sample: the network begins
+    """Behavior when an episode has as many blocks as a training sample: the network begins
     anew at the newest frames and with the newest state (`restart`: DreamZero), or the oldest block
     leaves the memory, and the first frames and the first state stay (`slide`: LingBot-VA), which
     asks for distances in time and states of an age that no sample of so few blocks has shown."""
@@ -83,10 +83,10 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def sees(self) -> Visibility:
-        """Who sees whom, in every block.
+        """The visibility table of every block.
 
-        Rows `target.k` and `action.k` stand for what is noisy in block k, `seen.k` and `did.k` for
-        what is clean. Those without a number are the first block, its clean frames `target'`.
+        Rows `target.k` and `action.k` are noisy in block k, `seen.k` and `did.k` for
+        clean parts. Those without a number are the first block, its clean frames `target'`.
         """
         table: dict[str, frozenset[str]] = dict.fromkeys(("text", "context"), OBSERVED)
         table["state"] = frozenset({"state"})
@@ -162,7 +162,7 @@ class Autoregressive(ParadigmConfig):
         first = Stage(
             roles=observed,
             passes=1,
-            does="read what is observed, keep its keys; from the second chunk on, in its place, "
+            does="prefill the observation; from the second chunk on, in its place, "
             "the frames seen" + (" and the actions done" if self.remembers_actions else ""),
         )
         if self.action == "mutual":

@@ -1,11 +1,11 @@
-"""What an episode leaves behind: keys of what happened, and apart from them keys of predictions.
+"""Memory of an episode: KV cache of the history, and separately that of predictions.
 
 Blocks of an episode count without end, roles do not. At block k the memory calls block b
 
     b                 while k is below the number of blocks in a training sample
     b - (k - last)    afterwards, so that k is always the last one of the table
 
-and what the table has no name for is gone. Places in time stay what they were.
+and roles without a name in the table are dropped. Places in time stay what they were.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wamkit.interfaces.types import KVCache, ModelInputs
 class Memory:
     """Of an episode in which `begun` chunks were made, and the first `happened` of them observed.
 
-    What was observed and what was predicted lie in caches of their own, so that a prediction is
+    Observed and predicted tokens have separate caches, so that a prediction is
     dropped by dropping its cache, and nothing of it can stay.
     """
 
@@ -42,7 +42,7 @@ class Names:
         return min(block, self.last)
 
     def moved(self, cache: KVCache, before: int, now: int) -> KVCache:
-        """What was kept at block `before`, as block `now` calls it and as far as it is visible."""
+        """Rename the cache of block `before` for block `now`, without roles that are no longer visible."""
         by = (now - self.of(now)) - (before - self.of(before))
         names: dict[str, str | None] = {}
         for role in cache.roles:

@@ -137,7 +137,7 @@ class AutoregressiveParadigm(Paradigm):
     ) -> list[Frames]:
         """The frames of all blocks, noisy, and the clean copies.
 
-        Guides are those of the first block for all: of what is to be imagined nothing was observed.
+        Guides are those of the first block for all: imagined frames have none.
         """
         count = self.config.chunks
         size = len(frames.roles) // count
@@ -188,12 +188,12 @@ class AutoregressiveParadigm(Paradigm):
     def _recall_memory(self, model: Model, inputs: ModelInputs) -> Memory:
         """The memory at the beginning of a chunk.
 
-        What was observed takes the place of all predictions. If nothing was observed, what was
+        Observations replace all predictions. Without an observation, the chunk that was
         predicted for the last block is written next to what is known, as predicted.
         """
         if inputs.past is None:
             cache, _ = prefill(model, inputs, self.sees)
-            assert cache is not None  # the first frames look at themselves and the words alone
+            assert cache is not None  # the first frames attend to themselves and the text only
             return Memory(cache, 0, None, 0)
         memory: Memory = inputs.past.memory
         if inputs.past.video is None:
@@ -218,7 +218,7 @@ class AutoregressiveParadigm(Paradigm):
         return Memory(cache, now, None, now)
 
     def _rollout_prediction(self, model: Model, memory: Memory) -> Memory:
-        """What was predicted for the last block, in the place of what is not known yet."""
+        """Prediction of the last block, in place of an observation."""
         before = replace(memory, begun=memory.begun - 1)
         predicted = memory.predicted
         if memory.unwritten is not None and _clean_roles(memory.unwritten):
@@ -235,7 +235,7 @@ class AutoregressiveParadigm(Paradigm):
         return kept
 
     def _blank(self, inputs: ModelInputs, block: int) -> ModelInputs:
-        """What is to be made in a block: its frames and actions alone, at level 1."""
+        """Inputs to denoise in a block: its frames and actions, at level 1."""
         clip, action = inputs.clip, inputs.noisy("action")
         assert clip is not None
         frames = clip.only("target")
@@ -260,7 +260,7 @@ class AutoregressiveParadigm(Paradigm):
     ) -> ModelInputs:
         """Frames and actions of a block at level 0, as the memory wants them.
 
-        Actions that nobody will see are left out.
+        Actions that no token will see are left out.
         """
         blank, name = self._blank(inputs, block), self.names.of(block)
         assert blank.clip is not None and blank.action is not None
@@ -306,10 +306,10 @@ def _clean_roles(inputs: ModelInputs) -> tuple[str, ...]:
 
 
 def _roles(role: str, count: int, size: int) -> tuple[str, ...]:
-    """Names for so many blocks of so many places."""
+    """Names for the blocks and their places."""
     return tuple(f"{role}.{k}" for k in range(count) for _ in range(size))
 
 
 def _by_place(part: str, x: Tensor) -> Tensor:
-    """Frames [B, C, T, h, w] to [B, T, C, h, w] and back; numbers [B, N, A] as they are."""
+    """Frames [B, C, T, h, w] to [B, T, C, h, w] and back; vectors [B, N, A] unchanged."""
     return x.transpose(1, 2) if part == "video" else x

@@ -30,14 +30,14 @@ GIVEN = {
     "value": ("action", "video", "next_state"),
     "inverse": ("video", "next_state"),
 }
-"""kind of sample -> the parts that are clean in it. What is neither is pure noise."""
+"""kind of sample -> the parts that are clean in it. Others are pure noise."""
 
 
 class Conditional(ParadigmConfig):
     """One network for p(a, s', V | s), p(s', V | s, a), p(V | s, a, s') and p(a | s, s').
 
     Which of them a training sample is follows from what of it is clean (Cosmos Policy, arXiv
-    2601.16163). s is what is observed, s' the target frames and the next state, V the value.
+    2601.16163). s is the observation, s' the target frames and the next state, V the value.
     """
 
     source = "https://github.com/NVlabs/cosmos-policy"
@@ -61,7 +61,7 @@ class Conditional(ParadigmConfig):
     the schedules of the others give their loss weight and guidance. `independent`: every part has a
     level and a schedule of its own (UniDiffuser, Motus)."""
     context: Literal["closed", "open"] = "closed"
-    """Whether what is observed looks at what is noisy. `open` is published; `closed` lets it pass
+    """Whether observed tokens see noisy ones. `open` is published; `closed` lets it pass
     the network once a chunk, and once for all proposals of a plan."""
     act: Literal["together", "action_only"] = "together"
     """`together` denoises action, s' and V in one run, as published. `action_only`: the action sees
@@ -127,22 +127,22 @@ class Conditional(ParadigmConfig):
             does = "denoise the action alone"
             return (*self._first(spec), self._stage(spec, ("action",), ("action",), does))
         parts = LEARNED["policy"]
-        stage = self._stage(spec, parts, parts, "denoise action, what follows and value together")
+        stage = self._stage(spec, parts, parts, "denoise action, future and value together")
         return (*self._first(spec), stage)
 
     def future_stages(self, spec: PolicySpec) -> tuple[Stage, Stage]:
-        """What `predict_future` and `estimate_value` run besides reading what is observed."""
+        """What `predict_future` and `estimate_value` run besides the prefill of the observation."""
         every = LEARNED["policy"]
         return (
-            self._stage(spec, every, LEARNED["world"], "imagine what follows from the action"),
+            self._stage(spec, every, LEARNED["world"], "imagine the future of the action"),
             self._stage(spec, every, LEARNED["value"], "judge it"),
         )
 
     def _first(self, spec: PolicySpec) -> tuple[Stage, ...]:
-        """Reading what is observed, if that is done once."""
+        """The prefill of the observation, if it is done once."""
         if self.context == "open":
             return ()
-        does = "read what is observed, keep its keys"
+        does = "prefill the observation"
         return (Stage(roles=self._prefill_stage(spec), passes=1, does=does),)
 
     def _prefill_stage(self, spec: PolicySpec) -> tuple[str, ...]:

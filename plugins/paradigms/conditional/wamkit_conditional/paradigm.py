@@ -1,4 +1,4 @@
-"""Clean parts are given, noisy ones are asked for: four factorizations by noise levels alone."""
+"""Four factorizations by noise levels alone: clean parts condition, noisy parts are predicted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ConditionalParadigm(Paradigm):
         rng: torch.Generator,
         **act_options: Any,
     ) -> ParadigmOutput:
-        """Action, what follows and value in one run, or the action alone if it sees no more.
+        """Action, future and value in one run, or the action alone if it sees no more.
 
         The action's noise is drawn first.
         """
@@ -71,7 +71,7 @@ class ConditionalParadigm(Paradigm):
     ) -> ModelInputs:
         """The inputs with target frames, next state and value as they follow from their action.
 
-        The action is taken as it is, as clean. `cache` is what `prefill` left of what is observed,
+        The action is taken as it is, as clean. `cache` is the prefill of the observation,
         and the inputs then what is left; without it, it is passed here.
         """
         return self._denoise("world", model, inputs, schedules, rng, cache)
@@ -134,7 +134,7 @@ class ConditionalParadigm(Paradigm):
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Samples of all kinds in one batch, each kind with its share, drawn sample by sample.
 
-        What is given has level 0 and no loss; what is absent level 1 and no loss.
+        Conditions have level 0 and no loss; absent parts level 1 and no loss.
         """
         parts = [part for part in LEARNED["policy"] if part in inputs.parts]
         kind = self._kinds(inputs, rng)

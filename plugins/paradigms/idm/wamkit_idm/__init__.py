@@ -106,7 +106,7 @@ class Idm(ParadigmConfig):
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
-        stages = [Stage(roles=observed, passes=1, does="read what is observed, keep its keys")]
+        stages = [Stage(roles=observed, passes=1, does="prefill the observation")]
         if self.stop_sigma != "first_frame":
             if passes := self._passes(spec):
                 does = (

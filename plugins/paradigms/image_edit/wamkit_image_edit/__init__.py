@@ -20,7 +20,7 @@ WAMKIT_API = 1
 class ImageEdit(ParadigmConfig):
     """One future frame is learned as an edit of the present; acting makes no edit.
 
-    ImageWAM (arXiv 2606.19531). The action sees words and reference frames, never the edited one,
+    ImageWAM (arXiv 2606.19531). The action sees text and reference frames, never the edited one,
     so in use one pass over the prefix is kept, and only the action is denoised.
     """
 
@@ -72,7 +72,7 @@ class ImageEdit(ParadigmConfig):
         steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
         return (
-            Stage(roles=observed, passes=1, does="read words and reference frames, keep the keys"),
+            Stage(roles=observed, passes=1, does="prefill text and reference frames"),
             Stage(roles=("action",), passes=steps, does="denoise the action against the kept keys"),
         )
 

@@ -47,7 +47,7 @@ class ImageEditParadigm(Paradigm):
         rng: torch.Generator,
         **act_options: Any,
     ) -> ParadigmOutput:
-        """One pass over words and reference frames, then action steps against their keys."""
+        """One prefill of text and reference frames, then action steps against their keys."""
         sampler = init_sampler("action", inputs, schedules, rng)
         cache, rest = prefill(model, self._at_prefix_level(inputs.without("video")), self.sees)
         return ParadigmOutput(denoise(model, rest, {"action": sampler}, cache).take("action"))

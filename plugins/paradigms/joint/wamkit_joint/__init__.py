@@ -57,7 +57,7 @@ class Joint(ParadigmConfig):
                 )
         if self.context_level == "target" and self.attends != "full":
             raise ValueError(
-                'context_level = "target" changes what is observed at every step, and under '
+                'context_level = "target" changes the observed tokens at every step, and under '
                 f'attends = "{self.attends}" that is computed once; write context_level = "clean" '
                 'or attends = "full"'
             )
@@ -115,7 +115,7 @@ class Joint(ParadigmConfig):
         if self.attends == "full":
             both = (*observed, *both)
         else:
-            does = "read what is observed, keep its keys"
+            does = "prefill the observation"
             stages.append(Stage(roles=observed, passes=1, does=does))
         does = "denoise video and action together"
         if self.refresh != "every":

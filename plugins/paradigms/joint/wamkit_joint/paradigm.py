@@ -46,8 +46,9 @@ class JointParadigm(Paradigm):
     ) -> ParadigmOutput:
         """One evaluation of the action after the other, and of the video wherever it is due.
 
-        With refresh = "every", whichever is done first stays as it is and is still looked at; a
-        finished video that does not hear the action is passed once more, and its keys are kept.
+        With refresh = "every", the part that is finished first stays fixed and is still attended
+        to; a finished video that does not attend to the action is passed once more, and its keys
+        are cached.
         """
         model, refresh, complete = self._with_context_level(model), self.config.refresh, inputs
         steps = None if refresh == "every" else len(refresh)

@@ -153,7 +153,7 @@ class Planning(ParadigmConfig):
         return (*stages, _with_suffix(estimate_value, f" ({many} in one batch)"))
 
     def _foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]:
-        """What is run after the proposals where the inner paradigm knows no value."""
+        """Passes after the proposals if the inner paradigm predicts no value."""
         given, imagined = spec.schedules, bool(spec.latent_frames[1])
         after = ("next_state",) if "next_state" in spec.predicts else ()
         target = ("target",) if imagined and self.future != "none" else ()
@@ -164,7 +164,7 @@ class Planning(ParadigmConfig):
             Stage(
                 roles=(*target, "action", *after),
                 passes=steps,
-                does="imagine what follows from the action",
+                does="imagine the future of the action",
             ),
             Stage(
                 roles=(*target, "action", *after, "value"),
@@ -180,7 +180,7 @@ class Planning(ParadigmConfig):
 
 
 def _is_shared_stage(stage: Stage) -> bool:
-    """Whether all proposals share a stage: it reads what is observed."""
+    """True if all proposals share a stage: the prefill of the observation."""
     return set(stage.roles) <= OBSERVED
 
 

@@ -73,9 +73,9 @@ class PlanningParadigm(Paradigm):
     ) -> ParadigmOutput:
         """The proposal with the highest score, the first of those that are equal.
 
-        `rng` itself draws proposal 0, which is what the inner paradigm would do directly; futures,
+        `rng` itself draws proposal 0, which is the direct output of the inner paradigm; futures,
         values and the other proposals have generators of their own, seeded by `rng` before that.
-        What is observed passes the network once. Raises WamkitError if `proposals` is no count.
+        The observation is prefilled once. Raises WamkitError if `proposals` is no count.
         """
         count = self._count(proposals)
         if count == 1:
@@ -144,7 +144,7 @@ class PlanningParadigm(Paradigm):
         rng: torch.Generator,
         cache: KVCache | None,
     ) -> ModelInputs:
-        """The inputs with what follows from their clean action."""
+        """Predict the future of the clean action of the inputs."""
         if not self.config.learns_value:
             return self.inner.predict_future(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         parts: list[str] = [part for part in ("video", "next_state") if part in inputs.parts]
@@ -162,7 +162,7 @@ class PlanningParadigm(Paradigm):
         rng: torch.Generator,
         cache: KVCache | None,
     ) -> Tensor:
-        """The values [B] of actions and what follows from them."""
+        """Values [B] of actions and their futures."""
         if not self.config.learns_value:
             return self.inner.estimate_value(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
         if self.config.future == "none":

@@ -16,11 +16,11 @@ WAMKIT_API = 1
 
 
 class SinglePass(ParadigmConfig):
-    """Imagine in training, one pass in use: the action sees what is observed, never the future.
+    """Imagine in training, one pass in use: the action sees the observation, never the future.
 
     Fast-WAM (arXiv 2603.16666). The future frames are there to be learned from: they see the
     observation, the action does not see them, so in use they need not exist. A checkpoint that may
-    also look at what it imagines is `idm` with `drop_future_prob` above 0.
+    also attend to imagined frames is `idm` with `drop_future_prob` above 0.
     """
 
     source = "https://github.com/yuantianyuan01/FastWAM"
@@ -44,7 +44,7 @@ class SinglePass(ParadigmConfig):
         steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
         return (
-            Stage(roles=observed, passes=1, does="read what is observed, keep its keys"),
+            Stage(roles=observed, passes=1, does="prefill the observation"),
             Stage(roles=("action",), passes=steps, does="denoise the action against the kept keys"),
         )
 

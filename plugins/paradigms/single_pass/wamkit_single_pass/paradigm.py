@@ -38,7 +38,7 @@ class SinglePassParadigm(Paradigm):
         rng: torch.Generator,
         **act_options: Any,
     ) -> ParadigmOutput:
-        """One pass over what is observed, then action steps against its keys."""
+        """One prefill of the observation, then action steps against its keys."""
         sampler = init_sampler("action", inputs, schedules, rng)
         cache, rest = prefill(model, inputs.without("video"), self.sees)
         return ParadigmOutput(denoise(model, rest, {"action": sampler}, cache).take("action"))

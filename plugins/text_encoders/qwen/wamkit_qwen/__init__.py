@@ -25,7 +25,7 @@ SIZES: dict[str, dict[str, int]] = {
     "omnigen2": {"max_length": 256, "layers": 36, "embedding": 2048},
     "cosmos2.5": {"max_length": 512, "layers": 28, "embedding": 3584},
 }
-"""Words of a prompt, and layers and hidden size of the model, by recipe."""
+"""Template of a prompt, and layers and hidden size of the model, by recipe."""
 
 
 def _size() -> Any:
@@ -108,7 +108,7 @@ class Qwen25VL(PretrainedText):
     """The language half of a frozen Qwen2.5-VL, given the instruction alone.
 
     Qwen-Image-Edit and OmniGen2 may show it images as well; that is not done here, so that an
-    edit is described by its words and by the context frames that the backbone itself sees.
+    edit is described by its text and by the context frames that the backbone itself sees.
     """
 
     license = "Apache-2.0 for 7B, Qwen Research License for 3B"
