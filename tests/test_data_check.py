@@ -81,8 +81,8 @@ def test_a_wrong_shape_is_found(folder: Path) -> None:
     _edit(folder, shorten)
     assert _found(folder) == [
         f"{DATA}: 'observation.state' has a wrong shape: lists of different lengths",
-        f"{DATA}, episode 0, frame 0: 'action' has 2 numbers, the metadata says [3]",
-        f"{DATA}, episode 1, frame 0: 'action' has 2 numbers, the metadata says [3]",
+        f"{DATA}, episode 0, frame 0: 'action' has 2 values, the metadata says [3]",
+        f"{DATA}, episode 1, frame 0: 'action' has 2 values, the metadata says [3]",
     ]
 
 

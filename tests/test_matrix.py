@@ -59,7 +59,7 @@ def test_it_acts_trains_caches_reloads_and_ignores_the_batch(cell: Cell, tmp_pat
 IMPOSSIBLE = (
     "only reads the video and exposes no tokens",  # so nothing can be conditioned on its actions
     "predicts numbers at once:",  # proposals without noise are one proposal
-    "predicts numbers without looking at any",  # so it cannot tell what follows from them
+    "predicts vectors without reading any",  # so it cannot tell what follows from them
     "none is left to imagine",  # a vision encoder has no future
     "the instruction would change nothing",  # neither backbone nor head reads words
     "no velocity",  # a vision encoder predicts none that slots could be read from

@@ -1,1 +1,1 @@
-"""What makes the same numbers faster: memos, compiled layers, fused and 8-bit ones."""
+"""Faster execution with the same result: caches, compiled, fused and 8-bit layers."""

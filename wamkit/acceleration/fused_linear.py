@@ -7,7 +7,7 @@ A module names groups of such layers, largest first, and calls them by `fused_li
     weight  [ to_q | to_k | to_v ]   one piece of memory; every layer's own weight is a view of it
 
 `fuse` moves the weights of a group into one contiguous tensor. Parameters stay parameters
-of their layers: names, numbers, saving, loading and training do not change, and nothing is held
+of their layers: names, values, saving, loading and training do not change, and nothing is held
 twice. What is later moved, replaced, wrapped or watched by hooks is called layer by layer again.
 """
 
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_FUSED_ON_CPU = 2**20
-"""Numbers in the largest row that is fused on the CPU; three layers of 512 x 512 have fewer.
+"""Elements of the largest row that is fused on the CPU; three layers of 512 x 512 have fewer.
 Beyond, one product takes as long as several, and weights that are mapped from a file stay so."""
 
 FUSED = "_fused"  # where a module keeps its own: names of layers -> FusedLinear

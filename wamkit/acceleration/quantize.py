@@ -39,7 +39,7 @@ from .torchao_messages import silence_torchao
 Kind = Literal["none", "float8", "float8_weights", "int8", "int8_weights"]
 KINDS: tuple[Kind, ...] = ("none", "float8", "float8_weights", "int8", "int8_weights")
 MIN_ELEMENTS = 2**20
-"""Numbers in the smallest weight that is rounded: 1024 x 1024. Products with smaller ones gain
+"""Elements of the smallest weight that is quantized: 1024 x 1024. Products with smaller ones gain
 nothing on a GPU, where the kernels that round would take as long as the product."""
 
 MODULATION = r"norm|mod"
@@ -54,7 +54,7 @@ class QuantizationReport:
 
     layers: int
     elements: int  # in the weights of these layers
-    left: int  # numbers in all other weights of backbone and head
+    left: int  # elements of all other weights of backbone and head
 
 
 def check_kind(kind: str, device: torch.device, dtype: str) -> Kind:
@@ -93,14 +93,14 @@ def quantize(
 
     `parts` are a policy's backbone and action head; one that is no module is left as it is.
 
-    Raises WamkitError if none has `min_elements` numbers.
+    Raises WamkitError if none has `min_elements` elements.
     """
     modules = [part for part in parts if isinstance(part, nn.Module)]
     chosen = list(quantizable_layers(modules, kind, dtype, min_elements))
     if not chosen:
         raise WamkitError(
             f"no linear layer in the blocks of this policy can be {kind}: none has "
-            f"{min_elements:,} numbers or more, in rows and columns that are multiples of "
+            f"{min_elements:,} elements or more, in rows and columns that are multiples of "
             f"{DYNAMIC.get(kind, 1)}",
             'leave it at "none": a policy of this size gains nothing',
         )

@@ -322,7 +322,7 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
         ):
             yield Conflict(
                 between=("actions.groups", "state.size"),
-                why=f"group {group.name!r} is relative to numbers {group.state} to "
+                why=f"group {group.name!r} is relative to values {group.state} to "
                 f"{(group.state or 0) + group.size - 1} of a state of {spec.state.size}",
                 hint="change state, size, or state.size",
             )

@@ -135,7 +135,7 @@ class BackboneConfig(Weighted):
 
         A module with `blocks`, as many as the backbone's, and `place` as in
         `wamkit.interfaces.VideoBackbone`; heads and head size are the backbone's, tokens have
-        `width` numbers. Only where `traits.experts`.
+        `width` channels. Only where `traits.experts`.
         """
         raise NotImplementedError(f"{type(self).__name__} makes no narrower copy of its blocks")
 
@@ -321,15 +321,15 @@ class HeadContext(BaseModel):
     chunk: int
     """Actions in a chunk (N)."""
     action: int
-    """Numbers in an action (A)."""
+    """Size of an action (A)."""
     state: int
-    """Numbers in the robot's state (P); 0 for none."""
+    """Size of the robot's state (P); 0 for none."""
     latent: tuple[int, int, int]
     """Channels, height and width of a latent frame."""
     frames: tuple[int, int]
     """Latent frames that are observed, and that are imagined."""
     predicts: tuple[str, ...] = ("action",)
-    """The numbers that are denoised: "action", and "next_state" and "value" if asked for."""
+    """The vectors that are denoised: "action", and "next_state" and "value" if asked for."""
 
     @cached_property
     def traits(self) -> Traits:
@@ -383,7 +383,7 @@ class ParadigmConfig(Part):
 
     @property
     def predicts(self) -> tuple[str, ...]:
-        """The numbers it denoises: "action", and "next_state" and "value" if it wants them."""
+        """The vectors it denoises: "action", and "next_state" and "value" if it uses them."""
         return ("action",)
 
     @property

@@ -51,6 +51,6 @@ def unread_state(state: str, spec: PolicySpec) -> Iterator[Conflict]:
     if state == "none" and spec.state.size:
         yield Conflict(
             between=("action_head.state", "state.size"),
-            why=f"the policy is given a state of {spec.state.size} numbers that nothing reads",
+            why=f"the policy is given a state of {spec.state.size} values that nothing reads",
             hint='set action_head.state = "text", or state.size = 0',
         )

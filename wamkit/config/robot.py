@@ -18,7 +18,7 @@ class Section(Table):
 
 
 class ActionGroup(Section):
-    """Numbers of an action that belong together, in the order the robot takes them."""
+    """Dimensions of an action that belong together, in the order the robot takes them."""
 
     name: str
     size: int = Field(gt=0)
@@ -26,7 +26,7 @@ class ActionGroup(Section):
     """`absolute`: a target. `delta`: data and robot already speak in differences, so a padded step
     is zero. `relative`: data and robot speak in targets, the model learns target minus state."""
     state: int | None = Field(None, ge=0)
-    """For `relative`: where in the state the group's own numbers begin."""
+    """For `relative`: index in the state where the group begins."""
     normalization: Normalization = "min_max"
 
 
@@ -50,7 +50,7 @@ class ActionConfig(Section):
 
     @property
     def size(self) -> int:
-        """Numbers in an action (A)."""
+        """Size of an action (A)."""
         return sum(group.size for group in self.groups)
 
 
@@ -58,7 +58,7 @@ class StateConfig(Section):
     """The robot's own measurements."""
 
     size: int = Field(0, ge=0)
-    """Numbers in a state (P); 0 if the policy gets none."""
+    """Size of a state (P); 0 if the policy gets none."""
     normalization: Normalization = "min_max"
 
 

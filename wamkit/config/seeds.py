@@ -1,4 +1,4 @@
-"""Seeds: whole numbers of 64 bits, the same everywhere that one is named."""
+"""Seeds: 64-bit integers, with the same range in every option."""
 
 from __future__ import annotations
 

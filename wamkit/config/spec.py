@@ -73,7 +73,7 @@ class PolicySpec(Table):
 
     @property
     def predicts(self) -> tuple[str, ...]:
-        """The numbers that are denoised; a next state only if there is a state."""
+        """The vectors that are denoised; a next state only if there is a state."""
         wanted = self.paradigm.predicts
         return tuple(part for part in wanted if part != "next_state" or self.state.size)
 

@@ -1,8 +1,8 @@
 """Whether VAE and text encoder are those that a backbone's published weights know.
 
 Equal sizes are no proof: T5 and UMT5 make embeddings of one width, and most VAEs latents of 16
-channels. What such numbers mean differs, and a backbone that is given others than it was trained
-with learns as if from nothing, or worse.
+channels. The meaning of such latents differs, and a backbone that is given others than it was
+trained with learns as if from nothing, or worse.
 """
 
 from __future__ import annotations

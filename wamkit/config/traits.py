@@ -41,7 +41,7 @@ class Traits(BaseModel):
     num_kv_heads: int
     """Key and value heads (K); fewer than `num_heads` when they are grouped."""
     head_dim: int
-    """Numbers in a head (E)."""
+    """Size of a head (E)."""
     mlp_dim: int = 0
     """Width between the two layers of a block's feed-forward; 0 where it cannot be resized."""
     latent_channels: int

@@ -123,7 +123,7 @@ def _vector_findings(
         drop = ", or --set state.size=0" if name == "state" else ""
         near = did_you_mean(key, list(numeric), f"name one of them: --key-map {name}=KEY")
         yield _finding(
-            f"the data set has no {key!r} for {name}; its numbers are {there}",
+            f"the data set has no {key!r} for {name}; its values are {there}",
             (option or near) + drop,
         )
 

@@ -61,7 +61,7 @@ def check_data_file(
         return
     owners = columns["episode_index"].ravel()
     if len(owners) != table.num_rows:
-        why = f"'episode_index' has {len(owners)} numbers in {table.num_rows} rows"
+        why = f"'episode_index' has {len(owners)} values in {table.num_rows} rows"
         yield Finding(str(file), why, hint=COPY)
         return
     yield from _check_owners(recording, file, owners, episodes)
@@ -116,7 +116,7 @@ def _numbers(
             continue
         flat, shape = values.reshape(len(values), -1), recording.features[name].shape
         if flat.shape[1] != int(np.prod(shape)):
-            why = f"{name!r} has {flat.shape[1]} numbers, the metadata says {list(shape)}"
+            why = f"{name!r} has {flat.shape[1]} values, the metadata says {list(shape)}"
             yield 0, why, "correct its shape in meta/info.json, or write the data again"
         if flat.dtype.kind == "f":
             bad = not_finite(flat)

@@ -321,7 +321,7 @@ def test_a_chunk_must_fit_its_slots() -> None:
     needed = -(-1600 // (c * h * w))
     assert needed > 1
     assert conflict_texts(small.fitted()) == [
-        f"action_head.slots + actions + cameras: a chunk of 400 x 4 numbers does not fit into 1 x "
+        f"action_head.slots + actions + cameras: a chunk of 400 x 4 values does not fit into 1 x "
         f"{c}x{h}x{w} latents\n    hint: set action_head.slots = {needed}, or leave it out"
     ]
     for hint in (LatentSlot(slots=needed), LatentSlot()):
@@ -334,7 +334,7 @@ def test_a_state_must_fit_one_frame() -> None:
     c, h, w = spec.sizes.latent
     large = spec.model_copy(update={"state": spec.state.model_copy(update={"size": 5000})})
     assert conflict_texts(large) == [
-        f"state.size + cameras: a state of 5000 numbers does not fit into one latent frame of "
+        f"state.size + cameras: a state of 5000 values does not fit into one latent frame of "
         f"{c}x{h}x{w}\n    hint: make the views larger, or set state.size to at most {c * h * w} "
         "numbers and choose which"
     ]

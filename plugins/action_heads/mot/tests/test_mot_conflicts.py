@@ -48,7 +48,7 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
         (
             "wan",
             {"state": "none"},
-            "action_head.state + state.size: the policy is given a state of 3 numbers that nothing "
+            "action_head.state + state.size: the policy is given a state of 3 values that nothing "
             'reads\n    hint: set action_head.state = "text" or "token", or state.size = 0',
             {"state": "token"},
         ),

@@ -231,7 +231,7 @@ def test_a_backbone_without_time_and_text_gets_both() -> None:
         (
             "wan",
             {"state": "none"},
-            "action_head.state + state.size: the policy is given a state of 3 numbers that nothing "
+            "action_head.state + state.size: the policy is given a state of 3 values that nothing "
             'reads\n    hint: set action_head.state = "token", or state.size = 0',
             {"state": "token"},
         ),

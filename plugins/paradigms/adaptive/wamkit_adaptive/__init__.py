@@ -45,9 +45,9 @@ class Adaptive(ParadigmConfig):
     proposals: int = Field(4, gt=1)
     """Fast proposals that are compared (K), in one batch over one prefill of the observation."""
     threshold: float = Field(0.1, ge=0, allow_inf_nan=True)
-    """Disagreement above which a sample deliberates: the mean over the steps and numbers of a chunk
-    of the standard deviation over proposals, of normalized actions. 0: always, without proposals;
-    infinity (inf): never, with a single one. `calibrate` finds it for a budget."""
+    """Disagreement above which a sample deliberates: the mean over the steps and dimensions of a
+    chunk of the standard deviation over proposals, of normalized actions. 0: always, without
+    proposals; infinity (inf): never, with a single one. `calibrate` finds it for a budget."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Adaptive:
@@ -107,7 +107,7 @@ class Adaptive(ParadigmConfig):
         if spec.action_head.is_regression:
             yield Conflict(
                 between=("paradigm", "action_head"),
-                why=f"adaptive compares proposals, and {spec.action_head.name} predicts numbers at "
+                why=f"adaptive compares proposals, and {spec.action_head.name} predicts vectors at "
                 "once: they would always agree",
                 hint="choose an action_head that denoises (`wamkit list action_head`), or write "
                 f"the inner paradigm, {self.inner.name}, in place of adaptive",

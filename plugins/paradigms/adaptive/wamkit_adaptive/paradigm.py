@@ -92,8 +92,8 @@ class AdaptiveParadigm(Paradigm):
     ) -> tuple[ParadigmOutput, Tensor]:
         """The first fast proposal, and how far all of them disagree [B].
 
-        That is the mean over steps n and numbers a of a normalized chunk of the standard deviation
-        over the proposals k, sqrt(sum_k (x_kna - mean_k x_kna)^2 / (K - 1)).
+        That is the mean over steps n and dimensions a of a normalized chunk of the standard
+        deviation over the proposals k, sqrt(sum_k (x_kna - mean_k x_kna)^2 / (K - 1)).
         """
         count = self.config.proposals
         many, draws = inputs.pick(sample_indices(inputs, count)), proposal_generators(rng, count)

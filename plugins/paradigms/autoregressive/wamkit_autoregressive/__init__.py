@@ -1,4 +1,4 @@
-"""The autoregressive paradigm: chunk after chunk, with a cache of observed frames and executed actions."""
+"""The autoregressive paradigm: chunk after chunk, with a cache of frames and actions."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Names:
         return min(block, self.last)
 
     def moved(self, cache: KVCache, before: int, now: int) -> KVCache:
-        """Rename the cache of block `before` for block `now`, without roles that are no longer visible."""
+        """Rename the cache of block `before` for block `now`, without roles no longer visible."""
         by = (now - self.of(now)) - (before - self.of(before))
         names: dict[str, str | None] = {}
         for role in cache.roles:

@@ -34,7 +34,7 @@ class AutoregressiveParadigm(Paradigm):
 
     In both, the true past of a block is all that its frames and actions learn to see. LingBot-VA's
     released loop lets a block see every slot of its memory instead, and holds the action of the
-    first frame at zero in normalized numbers, where training pads physical ones (its pull request
+    first frame at zero in normalized units, where training pads physical ones (its pull request
     108). Here the memory is seen through the table of training, and the first frame has no action.
     """
 

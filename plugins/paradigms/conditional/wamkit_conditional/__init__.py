@@ -110,7 +110,7 @@ class Conditional(ParadigmConfig):
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"conditional tells the network actions and asks what follows, and "
-                f"{spec.action_head.name} predicts numbers without looking at any",
+                f"{spec.action_head.name} predicts vectors without reading any",
                 hint="choose an action_head that denoises (`wamkit list action_head`), or another "
                 "paradigm, such as single_pass",
             )

@@ -173,7 +173,7 @@ class ConditionalParadigm(Paradigm):
 
 
 def scalar_value(x: Tensor) -> Tensor:
-    """The value [B] in [-1, 1] that numbers [B, N, A] tell; a head may repeat it in several."""
+    """Decode the value [B] in [-1, 1] from vectors [B, N, A]; a head may repeat it."""
     return x.float().flatten(1).mean(1).clamp(-1, 1)
 
 

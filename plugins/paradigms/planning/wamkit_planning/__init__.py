@@ -116,7 +116,7 @@ class Planning(ParadigmConfig):
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"planning chooses among proposals, and {spec.action_head.name} predicts "
-                "numbers at once: all proposals would be the same",
+                "vectors at once: all proposals would be the same",
                 hint="choose an action_head that denoises (`wamkit list action_head`), or write "
                 f"the inner paradigm, {self.inner.name}, in place of planning",
             )
