@@ -58,7 +58,7 @@ def test_it_acts_trains_caches_reloads_and_ignores_the_batch(cell: Cell, tmp_pat
 # Why something cannot be: the heart of each reason that a registered part gives.
 IMPOSSIBLE = (
     "only reads the video and exposes no tokens",  # so nothing can be conditioned on its actions
-    "predicts numbers at once:",  # proposals without noise are one proposal
+    "predicts vectors at once:",  # proposals without noise are one proposal
     "predicts vectors without reading any",  # so it cannot tell what follows from them
     "none is left to imagine",  # a vision encoder has no future
     "the instruction would change nothing",  # neither backbone nor head reads words

@@ -62,8 +62,8 @@ def test_settings_and_specs_refuse_what_is_no_seed(seed: str) -> None:
 
 def test_seeds_that_are_derived_stay_seeds() -> None:
     assert fold_seed(MOST * 100_003 + 7) <= MOST and fold_seed(12) == 12
-    assert RunningEpisode(3, {}, decisions=5).draw == 3 * 100_003 + 5
-    assert 0 <= RunningEpisode(MOST, {}, decisions=5).draw <= MOST
+    assert RunningEpisode(3, {}, decisions=5).chunk_seed == 3 * 100_003 + 5
+    assert 0 <= RunningEpisode(MOST, {}, decisions=5).chunk_seed <= MOST
     assert to_32_bits(2**32 - 1) == 2**32 - 1
     wide = {to_32_bits(2**32 + i) for i in range(100)}
     assert len(wide) == 100 and max(wide) < 2**32

@@ -336,7 +336,7 @@ def test_a_state_must_fit_one_frame() -> None:
     assert conflict_texts(large) == [
         f"state.size + cameras: a state of 5000 values does not fit into one latent frame of "
         f"{c}x{h}x{w}\n    hint: make the views larger, or set state.size to at most {c * h * w} "
-        "numbers and choose which"
+        "values and choose which"
     ]
     fits = spec.model_copy(update={"state": spec.state.model_copy(update={"size": c * h * w})})
     assert conflict_texts(fits) == []

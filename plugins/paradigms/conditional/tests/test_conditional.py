@@ -189,7 +189,7 @@ def test_a_head_that_regresses_takes_no_action_as_input() -> None:
         head = registry().parts["action_head"][name]().tiny()  # type: ignore[call-arg]
         if head.is_regression:  # type: ignore[union-attr]
             found = check(spec.model_copy(update={"action_head": head}))
-            assert any("without looking at any" in c.why for c in found)
+            assert any("without reading any" in c.why for c in found)
             assert any("choose an action_head that denoises" in c.hint for c in found)
 
 
