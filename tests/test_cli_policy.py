@@ -102,7 +102,7 @@ def test_several_moments_are_given_by_repeating_the_camera(
         (["--image", "{text}"], "is not an image"),
         (["--image", "{half}"], "is a damaged image"),
         (["--image", "top={photo}"], "unknown camera 'top'; this policy has front"),
-        (["--image", "{photo}", "--state", "1,2,3"], "the state has 3 numbers"),
+        (["--image", "{photo}", "--state", "1,2,3"], "the state has 3 values"),
         (["--image", "{photo}", "--state", "1,x"], "is no list of numbers"),
         (["--image", "{photo}", "--state", "nan,0"], "not finite"),
         (["--image", "{photo}", "--prompt", "  "], "the instruction is empty"),
@@ -129,7 +129,7 @@ def test_bad_input_is_refused_with_a_message(
 def test_a_missing_state_is_asked_for(wamkit: Run, toy: Path, photo: Path) -> None:
     code, _, err = wamkit("act", toy, "--image", photo, "--prompt", "go")
     assert code == 2
-    assert "error: no state; this policy expects 2 numbers\nhint: pass them: --state 0,0" in err
+    assert "error: no state; this policy expects 2 values\nhint: pass them: --state 0,0" in err
 
 
 def test_a_missing_image_is_asked_for(wamkit: Run, toy: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_data_set_that_does_not_fit_is_refused_with_a_message(folder: Path) ->
     actions = RAW["actions"] | {"control_hz": 20}
     with pytest.raises(WamkitError, match="10 frames a second, the spec 20 actions"):
         Samples(folder, spec_with(actions=actions))
-    with pytest.raises(WamkitError, match=r"float32 \[2\], the spec has 7 numbers"):
+    with pytest.raises(WamkitError, match=r"float32 \[2\], the spec has 7 values"):
         Samples(folder, spec_with(state={"size": 7}))
     with pytest.raises(WamkitError, match="holds no images, and view 'front' needs them"):
         Samples(folder, spec_with(), Columns({"front": "action"}))

@@ -337,7 +337,7 @@ def test_files_that_disagree_about_a_shape_are_found(folder: Path) -> None:
             mine = mine.set_column(place, "action", pa.array([0.5] * mine.num_rows))
         pq.write_table(mine, folder / DATA.replace("file-000", f"file-{k:03d}"))
     column(EPISODES, "data/file_index", [0, 1, 2])(folder)
-    assert any("'action' has 1 numbers" in line for line in examine(folder))
+    assert any("'action' has 1 values" in line for line in examine(folder))
 
 
 def test_a_film_that_cannot_be_searched_has_no_images(

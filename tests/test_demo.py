@@ -135,5 +135,5 @@ def test_a_task_for_another_robot_is_refused_before_anything_is_made(
 ) -> None:
     pytest.importorskip("gym_pusht")
     code, _, err = wamkit("demo", "--task", "pusht", "--out", tmp_path / "demo", "--processes", 1)
-    assert code == 2 and "an action of the policy has 4 numbers" in err
+    assert code == 2 and "an action of the policy has 4 values" in err
     assert not (tmp_path / "demo").exists()

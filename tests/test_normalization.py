@@ -127,7 +127,7 @@ def test_statistics_that_no_data_can_have_are_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"action": {"min": "01"}}', "min is no list of 1 to 100,000 numbers"),
+        ('{"action": {"min": "01"}}', "min is no list of 1 to 100,000 values"),
         ('{"action": {"min": 0}}', "min is no list"),
         ('{"action": {"min": []}}', "min is no list"),
         ('{"action": {"min": ["0"]}}', "min holds a str, expected numbers"),

@@ -65,9 +65,9 @@ def test_state_image_and_instruction_all_matter() -> None:
     [
         (
             {"state": None},
-            r"no state; this policy expects 2 numbers\n  hint: pass them: --state 0,0",
+            r"no state; this policy expects 2 values\n  hint: pass them: --state 0,0",
         ),
-        ({"state": [[1.0, 2.0, 3.0]]}, "the state has 3 numbers, this policy expects 2"),
+        ({"state": [[1.0, 2.0, 3.0]]}, "the state has 3 values, this policy expects 2"),
         ({"images": {"frnt": torch.zeros(3, 8, 8)}}, "unknown camera 'frnt'"),
         ({"images": {"front": torch.zeros(2, 3, 8, 8)}}, "gives 2 images, expected 1"),
     ],

@@ -125,7 +125,7 @@ def test_what_cannot_be_rounded_is_refused_with_a_hint(monkeypatch: Any) -> None
     for kind, reason, hint in (
         ("int9", "no quantization", "int8"),
         ("float8", "8.9 or above, and the policy is on cpu", "float8_weights"),
-        ("int8", f"none has {MIN_ELEMENTS:,} numbers", "none"),
+        ("int8", f"none has {MIN_ELEMENTS:,} elements", "none"),
     ):
         with pytest.raises(WamkitError, match=reason) as refused:
             policy().quantize(kind)

@@ -265,7 +265,7 @@ def test_a_batch_must_divide_and_data_must_fit(folder: Path, tmp_path: Path) -> 
     with pytest.raises(WamkitError, match="a batch of 4 cannot be cut into 1 processes x 3"):
         run(folder, tmp_path / "run", gradient_accumulation_steps=3)
     other = wamkit.build(RAW | {"state": {"size": 3}})
-    with pytest.raises(WamkitError, match="the spec has 3 numbers"):
+    with pytest.raises(WamkitError, match="the spec has 3 values"):
         run(folder, tmp_path / "run", other)
     with pytest.raises(WamkitError, match="nothing to learn there"):
         run(folder, tmp_path / "run", parts={"latent_adapter": {"lr": 1}})

@@ -114,7 +114,7 @@ def _vector_findings(
             feature = recording.features[key]
             change = f"change {where} in the spec to {numeric[key]}" if key in numeric else ""
             yield _finding(
-                f"{key!r} is {feature.dtype} {list(feature.shape)}, the spec has {size} numbers",
+                f"{key!r} is {feature.dtype} {list(feature.shape)}, the spec has {size} values",
                 ", or ".join(filter(None, [change, option]))
                 or f"name another: --key-map {name}=KEY",
             )

@@ -34,8 +34,8 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
         (
             "wan",
             {"layer_stride": 2, "layers": [0, 1]},
-            "action_head.layers + action_head.layer_stride: both set the layers at which the expert "
-            "has a block\n    hint: leave one of them out",
+            "action_head.layers + action_head.layer_stride: both set the layers at which the "
+            "expert has a block\n    hint: leave one of them out",
             {"layers": None},
         ),
         (
