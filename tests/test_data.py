@@ -144,7 +144,7 @@ def test_other_names_of_columns_are_mapped(tmp_path: Path) -> None:
         Samples(tmp_path / "set", spec)
     columns = Columns.of(["front=top", "state=joints", "action=command"])
     assert Samples(tmp_path / "set", spec, columns)[0]["actions"][0].tolist() == [3, 4, 5]
-    with pytest.raises(WamkitError, match="does not say which column is which"):
+    with pytest.raises(WamkitError, match="maps no column"):
         Columns.of(["front"])
 
 

@@ -221,7 +221,7 @@ def test_data_check_reports_depth(folder: Path) -> None:
     assert "24 of 24 images" in shape.why and "the metadata says [16, 32, 3]" in shape.why
     assert "view 'front'" in view.why and "value_range=[600, 3810]" in view.hint
     (found,) = check(folder, spec(RANGE))
-    assert "2 of 2 images that were looked at" in found.why
+    assert "2 of 2 images that were checked" in found.why
     info = folder / "meta" / "info.json"
     info.write_text(info.read_text().replace("32,\n                3", "32,\n                1"))
     assert LeRobotFolder(folder).features[KEY].shape == (16, 32, 1)

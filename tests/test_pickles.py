@@ -245,7 +245,7 @@ def test_zips_are_read_as_torch_writes_them_and_not_otherwise(tmp_path: Path) ->
     file.write_bytes(whole[:-30])
     refused(file, "no directory, as where a download was cut off")
     file.write_bytes(whole + bytes(5) + whole[-22:])
-    refused(file, "the directory of its zip is not where it says")
+    refused(file, "the directory of its zip is not at its stated offset")
     file.write_bytes(b"PK\x03\x04" + bytes(1000))
     refused(file, "its zip has no directory")
     with zipfile.ZipFile(file, "w") as made:

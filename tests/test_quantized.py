@@ -105,7 +105,7 @@ def test_a_rounded_policy_neither_learns_nor_is_saved(tmp_path: Path) -> None:
     assert rounded.quantize("none") is None
     rounded.quantize("int8_weights", min_elements=SMALL)
     assert rounded.quantize("int8_weights") is None
-    with pytest.raises(WamkitError, match="not rounded") as refused:
+    with pytest.raises(WamkitError, match="only unquantized") as refused:
         rounded.save(tmp_path / "after")
     assert "load it again and save that" in refused.value.hint
     assert not (tmp_path / "after").exists()

@@ -73,7 +73,7 @@ def test_no_room_for_a_checkpoint_is_reported_and_the_last_one_resumes(
         go(folder, run, steps=6, resume=True)
     message = str(found.value)
     assert "step-000006 could not be written" in message and "too large" in message
-    assert f"{NEWEST} is whole: the same command with --resume" in message
+    assert f"{NEWEST} is complete: the same command with --resume" in message
     assert not list((run / "checkpoints").glob(".*"))  # room is given back
     assert go(folder, run, steps=6, resume=True).step == 6
     go(folder, tmp_path / "whole", steps=4)

@@ -65,7 +65,7 @@ def refuse(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > LONGEST:
         better = _snake(name)
         raise WamkitError(
-            f"{name!r} cannot name a part: a name is lower-case letters and digits, "
+            f"{name!r} cannot name a part: a name is lower-case words of letters and digits, "
             f"joined by single underscores, {LONGEST} characters at most",
             f"did you mean {better!r}?" if better else f"for example my_{kind}",
         )
