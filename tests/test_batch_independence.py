@@ -52,7 +52,7 @@ STREAMS = ("flux1", "flux2", "omnigen2", "qwen_image")
 def test_the_state_token_follows_the_text_of_its_own_sample(backbone: str, state: str) -> None:
     policy = moved(head={"name": "mot", "state": state}, backbone=backbone, paradigm="single_pass")
     expect_batch_independent(policy)
-    expect_batch_independent(policy, ("a", "b c d e f g", "h i j"), alone=2)
+    expect_batch_independent(policy, ("a", "b c d e f g", "h i j"), index=2)
 
 
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
@@ -71,7 +71,7 @@ def test_negative_prompts_may_be_longer_or_shorter(backbone: str) -> None:
 def test_copies_of_a_sample_have_the_noise_of_the_sample(paradigm: str) -> None:
     changes = ("paradigm.threshold=0.01",) if paradigm == "adaptive" else ()
     policy = moved(*changes, backbone="toy", action_head="mot", paradigm=paradigm)
-    expect_batch_independent(policy, (*PROMPTS, "and again"), alone=2)
+    expect_batch_independent(policy, (*PROMPTS, "and again"), index=2)
 
 
 def test_a_sample_deliberates_alike_whichever_others_do() -> None:

@@ -121,11 +121,11 @@ def test_the_plain_ways_compute_in_the_dtype_of_the_weights(
     width = policy.spec.backbone.traits.text_width
     text = Text(torch.randn(1, 3, width), repeats=torch.tensor([[1.0, 1.0, 5.0]]))
     inputs = policy.action_head.prepare(inputs.with_(text=text))
-    assert baseline.spelled(text).tokens.shape == (1, 7, width)
+    assert baseline.expand_repeats(text).tokens.shape == (1, 7, width)
     expected = policy.sample(inputs, seed=0).action
     for part in (policy.backbone, policy.action_head):
         cast(part, dtype)
-    plain = baseline.Plain(policy, inputs.with_(text=baseline.spelled(text)))
+    plain = baseline.Plain(policy, inputs.with_(text=baseline.expand_repeats(text)))
     for cached in (False, True):
         found = plain.act(cached=cached)
         assert found.dtype == dtype and apart(found, expected) < most

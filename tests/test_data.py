@@ -111,13 +111,13 @@ def test_an_image_is_decoded_once_while_there_is_room_for_it(
     recording = LeRobotFolder(record(tmp_path / "set", spec_with(), image_format=image_format))
     episode, key, size = recording.episodes[1], "observation.images.front", 48 * 64 * 3
     decoded: list[int] = []
-    plain = FrameReader._decoded
+    plain = FrameReader._decode
 
     def counted(self: Any, dtype: str, episode: Any, key: str, frames: Any) -> Any:
         decoded.extend(frames)
         return plain(self, dtype, episode, key, frames)
 
-    monkeypatch.setattr(FrameReader, "_decoded", counted)
+    monkeypatch.setattr(FrameReader, "_decode", counted)
     found = FrameReader(recording, room=3 * size)
     first = found.read(episode, key, [2, 1, 2, 3])
     assert np.array_equal(found.read(episode, key, [1, 2, 3]), first[[1, 0, 3]])
@@ -125,7 +125,7 @@ def test_an_image_is_decoded_once_while_there_is_room_for_it(
     found.read(episode, key, [4])  # in the place of 1, which was asked for longest ago
     found.read(episode, key, [2, 3, 4, 1])
     assert decoded == [1, 2, 3, 4, 1]
-    assert found._cache.locked == 3 * size
+    assert found._cache.held == 3 * size
     none = FrameReader(recording, room=0)
     assert np.array_equal(none.read(episode, key, [3, 3]), first[[3, 3]])
 

@@ -307,10 +307,10 @@ def test_all_that_a_policy_lacks_is_reported_at_once_and_can_be_typed(
     code, _, err = wamkit("data", "stats", strange, *args)
     assert code == 2 and "2 faults" in err and "observation.joints" in err
     groups = 'actions.groups=[{name="a",size=7}]'
-    hint = ["--set", groups, "--set", "actions.control_hz=25"]
+    options = ["--set", groups, "--set", "actions.control_hz=25"]
     for hint in (hints[0], hints[1], hints[3].split(",")[0]):
-        hint += hint.split()
-    code, out, _ = wamkit("data", "check", strange, *args, *hint)
+        options += hint.split()
+    code, out, _ = wamkit("data", "check", strange, *args, *options)
     assert (code, out) == (0, f"{strange} is whole.\n")
 
 

@@ -169,5 +169,5 @@ def test_notes_of_a_data_set_are_of_their_schema(tmp_path: Path, kind: str) -> N
     folder = added(tmp_path / "set")
     (folder / "meta" / "wamkit.json").write_text(json.dumps(NOTES[kind]))
     with pytest.raises(WamkitError, match=r"wamkit\.json|damaged") as problem:
-        CollectionConfig(Nothing()).kept(folder)
+        CollectionConfig(Nothing()).count_kept(folder)
     assert "remove" in problem.value.hint

@@ -29,7 +29,7 @@ def test_parameters_are_those_of_the_policy() -> None:
     parts = (policy.backbone, policy.action_head)
     count = sum(p.numel() for part in parts for p in part.parameters())  # type: ignore[attr-defined]
     one = work(policy.spec)
-    assert one.trainable_weights == count
+    assert one.learned == count
     made = plan(policy.spec, TrainConfig(ema=0.9, batch_size=1))
     assert made.memory["weights that learn"] == made.memory["gradients"] == 4 * count
     assert made.memory["moments of AdamW"] == 8 * count
@@ -71,7 +71,7 @@ def test_parts_at_rest_need_no_gradient() -> None:
     spec = spec_with()
     parts = Parts.model_validate({"backbone": {"freeze": True}})
     frozen, whole = work(spec, parts), work(spec)
-    assert frozen.trainable_weights < whole.trainable_weights and frozen.resting > 0
+    assert frozen.learned < whole.learned and frozen.resting > 0
     assert frozen.operations < whole.operations
     assert frozen.activations < whole.activations
 
@@ -147,4 +147,4 @@ def test_mistyped_plans(wamkit: Sampler, args: list[str], message: str) -> None:
 def test_published_sizes_are_planned_without_their_files() -> None:
     spec = parse(read(TOY.parent / "fastwam.toml"))
     one: Any = work(spec, precision="bfloat16", recompute=True)
-    assert 5.9e9 < one.trainable_weights < 6.1e9
+    assert 5.9e9 < one.learned < 6.1e9

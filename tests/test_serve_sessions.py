@@ -97,7 +97,7 @@ def test_a_request_that_is_sent_again_is_not_acted_on_twice() -> None:
             assert hello(again)["resumed"]
             again.send(request)
             assert unpack(again.recv())["num_images"] == NEXT
-            assert server.sessions.locked[name].session.num_images == NEXT
+            assert server.sessions.held[name].session.num_images == NEXT
             for number, message in ((0, "came after request 1"), ("x", "expected a count")):
                 again.send(pack(seen(NEXT, 2, request=number)))
                 assert message in str(again.recv())
@@ -135,8 +135,8 @@ def test_a_session_ends_with_goodbye_and_after_its_time(caplog: Any) -> None:
     caplog.set_level(logging.INFO, "wamkit.serve")
     with served(session_timeout=0.05) as (server, address):
         with Client(*address) as polite:
-            assert list(server.sessions.locked) == [polite.session["id"]]
-        until(lambda: not server.sessions.locked)
+            assert list(server.sessions.held) == [polite.session["id"]]
+        until(lambda: not server.sessions.held)
         assert "closed the connection (code 1000)" in caplog.text
         client = Client(*address)
         client.infer(seen(FIRST, 1))
@@ -152,7 +152,7 @@ def test_an_episode_that_begins_anew_needs_no_session_of_before() -> None:
     with served(kept=0) as (server, address), Client(*address) as client:
         first = client.infer(seen(FIRST, 1))
         cut(client)
-        until(lambda: not server.sessions.locked)
+        until(lambda: not server.sessions.held)
         client.reset()
         same_values(client.infer(seen(FIRST, 1))["actions"], first["actions"])
 
@@ -163,8 +163,8 @@ def test_no_more_sessions_wait_than_are_wished_for() -> None:
         for _ in range(4):
             clients.append(Client(*address))
             cut(clients[-1])
-            until(lambda: all(held.owner is None for held in server.sessions.locked.values()))
-        assert list(server.sessions.locked) == [client.session["id"] for client in clients[-2:]]
+            until(lambda: all(held.owner is None for held in server.sessions.held.values()))
+        assert list(server.sessions.held) == [client.session["id"] for client in clients[-2:]]
 
 
 def test_a_client_that_answers_no_ping_is_dropped_with_a_line_and_can_come_back(

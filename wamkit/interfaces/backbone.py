@@ -106,8 +106,8 @@ class Stack(nn.Module, ABC):
     def embed_text(self, text: Text) -> TextCond | None:
         """Embed a prompt for the blocks or the text stream; None if they take none.
 
-        The mask is `text.attention_mask(dtype)`, with the dtype of the keys. `text.extra` is not
-        read here.
+        The mask is `text.attention_mask(dtype)`, with the dtype of the keys. `text.cond_embeds` is
+        not read here.
         """
         return None
 
