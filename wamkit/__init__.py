@@ -6,7 +6,7 @@
     seen = wamkit.Observation(images={"front": "photo.jpg"}, prompt="pick up the cup")
     chunk = policy.act(seen, seed=0)
 
-Importing wamkit imports no torch; what needs it is imported when it is first used.
+Importing wamkit imports no torch; modules that need it are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What can be written down: parts' configuration classes, specs, their check; no torch."""
+"""Configuration: classes of parts, specs, and the check of specs; no torch."""

@@ -22,7 +22,7 @@ from .trained import named, strange_text_encoder, strange_vae
 
 
 class _AbsentError(Exception):
-    """A rule asked for a section that is itself in conflict."""
+    """A rule needs a section that is itself in conflict."""
 
 
 class _Draft:
@@ -53,7 +53,7 @@ def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
 
 
 def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Caution]:
-    """What fits in `spec` and may yet not do what one expects; of a broken one, as far as it goes.
+    """Warnings about parts that fit in `spec` but may not work as expected; partial if it is broken.
 
     `spec` is as for `check`. A warning changes no result and no exit code.
     """
@@ -66,7 +66,7 @@ def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Cauti
 
 
 def _fill_defaults(spec: str | Path | Mapping[str, Any]) -> tuple[Any, list[Conflict]]:
-    """A draft of a spec with what was left open filled in, and the mistakes in its text."""
+    """A draft of a spec with its defaults, and the mistakes in its text."""
     values, conflicts = draft(spec if isinstance(spec, Mapping) else read(spec))
     partial: Any = _Draft(values)
     for kind in ("vae", "backbone", "text_encoder", "action_head", "paradigm"):
@@ -88,7 +88,7 @@ F = TypeVar("F", bound=Finding)
 
 
 def _collect(rules: Iterable[Callable[[Any], Iterator[F]]], spec: Any) -> Iterator[F]:
-    """What the rules find; one that asks for a section that is itself in conflict is skipped."""
+    """Findings of the rules; rules that need a section in conflict are skipped."""
     for rule in rules:
         try:
             yield from rule(spec)
@@ -257,7 +257,7 @@ def _future(spec: PolicySpec) -> Iterator[Conflict]:
     if imagined and not traits.imagines:
         yield Conflict(
             between=("backbone", "video.num_frames"),
-            why=f"{spec.backbone.name} only shows what is seen; it cannot imagine "
+            why=f"{spec.backbone.name} only encodes images; it cannot imagine "
             f"{spec.video.num_frames - context} images",
             hint=f"set video.num_frames = {context}, or choose a backbone that was trained to "
             "denoise",

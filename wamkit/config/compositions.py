@@ -107,7 +107,7 @@ class Cell:
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
-        """What fits and may yet not do what one expects."""
+        """Warnings about parts that fit but may not work as expected."""
         return () if self.spec is None else tuple(warnings_of(self.spec))
 
     @property

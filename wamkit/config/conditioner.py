@@ -17,7 +17,7 @@ from .parts import HUB, Conflict
 
 
 class Published(Protocol):
-    """A backbone's configuration that says where a conditioner is."""
+    """A backbone configuration with the weights of a conditioner."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class Published(Protocol):
 def place(config: Published, folder: str) -> str | None:
     """The folder or file of a conditioner that published checkpoints keep in `folder`.
 
-    None for random weights. Raises WamkitError if what is named holds no conditioner.
+    None for random weights. Raises WamkitError if the named path holds no conditioner.
     """
     path = config.conditioner_weights or config.weights
     if path is None or path.startswith(HUB):

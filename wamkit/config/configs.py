@@ -15,7 +15,7 @@ from .registry import registry
 
 
 def config_conflicts(part: Part) -> Iterator[Conflict]:
-    """Yield what a part says otherwise than the configuration of its weights."""
+    """Yield contradictions between a part and the configuration of its weights."""
     if not isinstance(part, Weighted) or not part.compares_config:
         return
     place = f"{part.kind}.weights"
@@ -45,7 +45,7 @@ def unseen(part: Part) -> Iterator[Caution]:
     try:
         here = cached_path(split_prefix(str(part.weights))[0])
     except WamkitError:
-        return  # told as a conflict
+        return  # reported as a conflict
     if here is None:
         variant = getattr(part, "variant", None)
         assumed = f"those of variant {variant} and of the spec" if variant else "those of the spec"

@@ -17,7 +17,7 @@ hookimpl = pluggy.HookimplMarker("wamkit")
 
 
 class Hooks:
-    """What a wamkit plugin may implement."""
+    """Hooks of a wamkit plugin."""
 
     @hookspec
     def register(self, add: Callable[[type[Part]], None]) -> None:

@@ -9,18 +9,18 @@ from pydantic import BaseModel, ConfigDict
 KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
 """The kinds of part that a policy is made of."""
 ALL_KINDS = (*KINDS, "environment")
-"""Every kind of part there is: those of a policy, and what it is tried in."""
+"""Every kind of part: those of a policy, and environments."""
 Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
 
 
 class Stage(BaseModel):
-    """One step of a paradigm's program: these roles pass through the network so many times."""
+    """One stage of a paradigm's program: `roles` pass through the network `passes` times."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
     roles: tuple[str, ...]
     passes: int
     does: str
-    """What the stage is for, as a short phrase."""
+    """Purpose of the stage, as a short phrase."""
     kept: tuple[str, ...] = ()
     """Roles that it sees by the keys of the stage before."""

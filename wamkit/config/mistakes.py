@@ -59,7 +59,7 @@ def explain_mistakes(
 
 
 def rest(where: str, count: int) -> Conflict:
-    """What stands for so many mistakes that are not listed."""
+    """Placeholder line for mistakes that are not listed."""
     return Conflict(
         between=(where,),
         why=f"{count} more mistakes",
@@ -104,7 +104,7 @@ def keys_of(form: type[BaseModel]) -> str:
 def _words(
     item: Any, loc: Place, where: str, cls: type[BaseModel], elsewhere: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """What is wrong with one value, and what to write."""
+    """Message for one wrong value, with an example."""
     key, kind = str(loc[-1]) if loc else where, item["type"]
     table = _model_at(cls, loc[:-1])
     if kind == "extra_forbidden":
@@ -164,7 +164,7 @@ def _hint(
         default = field.get_default(call_default_factory=True)
         meant = "" if default is None else f" for {_value(field) if default else default}"
         return f"change it, or leave {key} out{meant}"
-    return "change it as it says"
+    return "change it as described"
 
 
 def _belongs(
@@ -226,7 +226,7 @@ def _allowed_values(annotation: Any) -> list[Any]:
 
 
 def _form_of(field: FieldInfo, key: str) -> str:
-    """What is written for a key, as an example."""
+    """Example value of a key."""
     if forms := models_in(field.annotation):
         table = example(forms[0])
         return f"[{table}]" if "tuple" in str(field.annotation) else table

@@ -1,4 +1,4 @@
-"""What a configuration class must fulfill before it is registered as a part."""
+"""Rules that a configuration class must fulfill to be registered as a part."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MUST_DEFINE: Mapping[str, tuple[str, ...]] = {
     "paradigm": ("sees", "program", "build"),
     "environment": ("build",),
 }
-"""kind -> what the base class leaves to the part."""
+"""kind -> members that the part must implement."""
 FACTS: Mapping[str, Mapping[str, Any]] = {
     "backbone": {"traits": Traits},
     "vae": {"channels": int, "stride": tuple},

@@ -1,4 +1,4 @@
-"""What a plugin offers: configuration classes of each kind, the facts they state, and conflicts.
+"""The classes that plugins subclass: a configuration for each kind of part, traits and conflicts.
 
 Nothing here imports torch. A part is data about a thing (a name, a variant, some sizes); its
 `build` imports the thing. Rules about what fits what live with the part that knows them, in
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Part(Table):
-    """A configuration that can build what it configures. Frozen; unknown keys are refused."""
+    """Base configuration of a part, with `build`. Frozen; unknown keys are refused."""
 
     kind: ClassVar[Kind]
     license: ClassVar[str] = "Apache-2.0"
@@ -54,7 +54,7 @@ class Part(Table):
         return self
 
     def variations(self) -> Sequence[Part]:
-        """The part under other settings that change what it computes, for `wamkit.testing`."""
+        """Variants of the part with other settings that change the result, for `wamkit.testing`."""
         return ()
 
     def resolve(self, spec: PolicySpec) -> Part:
@@ -70,7 +70,7 @@ class Part(Table):
         yield from ()
 
     def cautions(self, spec: PolicySpec) -> Iterator[Caution]:
-        """Yield every reason why this part may not do in `spec` what one expects of it."""
+        """Yield a warning for every reason why this part may not work in `spec` as expected."""
         yield from ()
 
 
@@ -127,7 +127,7 @@ class BackboneConfig(Weighted):
 
     @property
     def traits(self) -> Traits:
-        """What is known of the network without its weights: sizes, and what it can do."""
+        """Facts about the network without its weights: sizes and abilities."""
         raise NotImplementedError(f"{type(self).__name__} must state its traits")
 
     def expert(self, width: int, mlp_dim: int) -> Any:
@@ -140,7 +140,7 @@ class BackboneConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} makes no narrower copy of its blocks")
 
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> BackboneConfig:
-        """The same architecture with only these blocks, so many heads and this feed-forward.
+        """The same architecture with only these blocks, this number of heads and this feed-forward.
 
         The head size stays, so the width becomes num_heads * head_dim; the key heads keep their
         ratio. `layers` are places in the present stack, ascending. Only where `traits.mlp_dim`.
@@ -205,7 +205,7 @@ class VAEConfig(Weighted):
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns projections from this VAE's channels to the backbone's, and back."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What it computes in, whatever its file holds; latents are float32."""
+    """Dtype of its computation, independent of its file; latents are float32."""
 
     @property
     def channels(self) -> int:
@@ -219,7 +219,7 @@ class VAEConfig(Weighted):
 
     @property
     def latent_space(self) -> str | None:
-        """What its latents mean, named after the first VAE that makes them.
+        """Name of its latent space, after the first VAE that makes such latents.
 
         VAEs of one space can stand in for each other. None: no backbone was trained on it.
         """
@@ -228,8 +228,8 @@ class VAEConfig(Weighted):
     def build(self) -> Any:
         """Return a `wamkit.interfaces.VAE` in `dtype`.
 
-        What the VAE names in `keep_float32` stays in float32. In bfloat16, kernels of Conv2d are
-        stored with channels last, which GPUs run faster; activations inherit that layout.
+        Modules listed in `keep_float32` of the VAE stay in float32. In bfloat16, kernels of Conv2d
+        are stored with channels last, which GPUs run faster; activations inherit that layout.
         """
         import torch
 
@@ -244,7 +244,7 @@ class VAEConfig(Weighted):
         return vae
 
     def _build(self) -> Any:
-        """Return a `wamkit.interfaces.VAE` in any dtype: what a plugin implements."""
+        """Return a `wamkit.interfaces.VAE` in any dtype; plugins implement it."""
         raise NotImplementedError(f"{type(self).__name__} must build a VAE in _build")
 
 
@@ -282,7 +282,7 @@ class TextEncoderConfig(Weighted):
     """True if a saved policy names the encoder's own folder instead of copying its weights."""
 
     prompt_template: str = "{instruction}"
-    """Sentence that is encoded; `{instruction}` stands for what the user said."""
+    """Text that is encoded; `{instruction}` is replaced by the instruction."""
     negative_prompt: str = ""
     """Prompt that classifier-free guidance steers away from; read only where a schedule has a
     `guidance_scale` other than 1."""
@@ -303,7 +303,7 @@ class TextEncoderConfig(Weighted):
 
     @property
     def embedding_space(self) -> str | None:
-        """What its embeddings mean, as `VAEConfig.latent_space`; None if that is learned here."""
+        """Name of its embedding space, as `VAEConfig.latent_space`; None if it is learned here."""
         return self.name
 
     def build(self) -> Any:
@@ -312,7 +312,7 @@ class TextEncoderConfig(Weighted):
 
 
 class HeadContext(BaseModel):
-    """What an action head is built with: the backbone's configuration and the sizes of vectors."""
+    """Build context of an action head: the backbone's configuration and the sizes of vectors."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
@@ -329,7 +329,7 @@ class HeadContext(BaseModel):
     frames: tuple[int, int]
     """Latent frames that are observed, and that are imagined."""
     predicts: tuple[str, ...] = ("action",)
-    """The vectors that are denoised: "action", and "next_state" and "value" if asked for."""
+    """The vectors that are denoised: "action", and "next_state" and "value" if used."""
 
     @cached_property
     def traits(self) -> Traits:
@@ -354,7 +354,7 @@ class ActionHeadConfig(Weighted):
 
     @property
     def reads_text(self) -> bool:
-        """True if the head attends to the instruction itself, next to what the backbone does."""
+        """True if the head attends to the prompt itself, besides the backbone."""
         return False
 
     @property
@@ -372,14 +372,14 @@ class ActionHeadConfig(Weighted):
 
 
 class ParadigmConfig(Part):
-    """When each part is denoised, and who sees whom."""
+    """Order of denoising, and the attention mask by role."""
 
     kind: ClassVar[Kind] = "paradigm"
 
     @property
     def sees(self) -> Visibility:
         """role -> the roles it attends to, the same table in training and in use."""
-        raise NotImplementedError(f"{type(self).__name__} must state who sees whom")
+        raise NotImplementedError(f"{type(self).__name__} must state which roles see each other")
 
     @property
     def predicts(self) -> tuple[str, ...]:
@@ -402,7 +402,7 @@ class ParadigmConfig(Part):
         return {"": {}}
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
-        """What one call of `act` runs, in order."""
+        """Stages of one call of `act`, in order."""
         raise NotImplementedError(f"{type(self).__name__} must state its program")
 
     def build(self) -> Any:
@@ -410,7 +410,7 @@ class ParadigmConfig(Part):
         raise NotImplementedError(f"{type(self).__name__} must build a paradigm")
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        """What the paradigm does not fit in `spec`; none if it fits."""
+        """Yield the conflicts of the paradigm with `spec`."""
         numbers = {"action", "next_state", "value"}
         viewers = sorted(
             {role.partition(".")[0] for role, seen in self.sees.items() if _sees_action(role, seen)}

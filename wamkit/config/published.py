@@ -1,4 +1,4 @@
-"""What the config.json next to published weights says about their sizes; no torch.
+"""Read sizes from the config.json next to published weights; no torch.
 
 A part states how such a file is read, and every size that the spec leaves open is taken from it:
 `weights = "FOLDER"` alone builds what the folder holds. `wamkit.config.configs` compares what is
@@ -60,7 +60,7 @@ class Found(NamedTuple):
 def read_published_config(
     weights: str | None, kinds: Sequence[Published], folders: Sequence[str]
 ) -> Found | None:
-    """What the configuration next to `weights` says; None if there is none, or it names no model.
+    """Read the configuration next to `weights`; None if there is none, or it names no model.
 
     Of weights on the hub it is read once it is here.
 
@@ -118,7 +118,7 @@ def open_fields(cls: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def name_of(config: Config) -> str:
-    """What a config.json calls its model."""
+    """Name of the model in a config.json."""
     for key in ("_class_name", "architecture", "model_type"):
         if isinstance(found := config.get(key), str) and found:
             return found

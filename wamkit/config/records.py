@@ -1,4 +1,4 @@
-"""What a run notes about itself in small files, read through a schema: every fault at once."""
+"""Records of a run in small files, validated by a schema: every fault at once."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def mark(file: Path) -> str:
 
 
 def faults(folder: Path, files: Mapping[str, str], under: str) -> Iterator[str]:
-    """What is wrong with the files of a checkpoint that are below `under`, with a message."""
+    """Messages for the damaged files of a checkpoint below `under`."""
     for name, wanted in files.items():
         file = folder / name
         if not name.startswith(f"{under}/"):

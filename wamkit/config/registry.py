@@ -26,14 +26,14 @@ FIRST_PARTY = "wamkit"
 """The distribution whose parts keep their plain names where another one offers the same."""
 
 SHOWN = 40
-"""Names that an error lists; of more it says how many there are."""
+"""Maximum of names that an error lists."""
 
 Status = Literal["ok", "broken", "blocked", "incompatible"]
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: where it comes from, what it offers, and what became of it."""
+    """One entry point: where it comes from, its parts, and its status."""
 
     name: str
     distribution: str
@@ -42,7 +42,7 @@ class Plugin:
     reason: str = ""
     parts: tuple[tuple[Kind, str], ...] = ()
     notes: tuple[str, ...] = ()
-    """What it did to the process when it was imported; all of it was undone."""
+    """Changes of the process by its import, all of which were undone."""
     package: str = ""
     """Its top-level Python package."""
 
@@ -107,14 +107,14 @@ class Registry:
         pip = f"pip install a plugin that offers {shortened(name)!r}"
         hint = did_you_mean(name, installed, pip)
         if aside:
-            hint += f" (set aside: {', '.join(aside)}; `wamkit list` says why)"
+            hint += f" (set aside: {', '.join(aside)}; `wamkit list` has the reasons)"
         raise WamkitError(
             f"no {kind} is called {shortened(name)!r}; installed: {_list_names(kind, installed)}",
             hint,
         )
 
     def labels(self, kind: str, name: str) -> list[str]:
-        """What to write for each part of that kind and name, whoever offers it."""
+        """Qualified names of the parts of that kind and name."""
         return sorted(
             label for label in self.parts[kind] if label == name or label.endswith(f":{name}")
         )
@@ -160,7 +160,7 @@ class Registry:
             self._index()
 
     def _import(self, point: EntryPoint, plugin: Plugin) -> Plugin:
-        """The plugin after its module was imported and asked for its parts."""
+        """Import the plugin and register its parts."""
         with contained(plugin.package) as notes:
             try:
                 module = point.load()

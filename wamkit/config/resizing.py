@@ -1,4 +1,4 @@
-"""What a stack of blocks may be cut to; no torch."""
+"""Validate the sizes that a stack of blocks is pruned to; no torch."""
 
 from __future__ import annotations
 

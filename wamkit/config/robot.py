@@ -1,4 +1,4 @@
-"""The robot's side of a spec: what an action is, what a state is, where the cameras go."""
+"""The robot in a spec: actions, state, cameras and video."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class CameraConfig(Section):
 
 
 class VideoConfig(Section):
-    """The clip a policy learns from: what it observes, and what it imagines."""
+    """The training clip of a policy: observed and imagined images."""
 
     num_frames: int = Field(9, ge=1)
     """Images in a clip, the observed ones included."""
@@ -185,7 +185,7 @@ class VideoConfig(Section):
     frame_stride: int = Field(4, gt=0)
     """Actions from one image to the next."""
     target_downscale: int = Field(1, ge=1)
-    """Imagined images are so many times smaller than observed ones, in height and in width, and
+    """Factor by which imagined images are smaller than observed ones, in height and in width, and
     their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
     target_times: Literal["continue", "restart"] = "continue"
     """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM

@@ -39,7 +39,7 @@ from .values import Table
 
 
 class PolicySpec(Table):
-    """Everything that decides what a policy is. `wamkit.build` turns it into one."""
+    """The complete configuration of a policy. `wamkit.build` builds it."""
 
     backbone: SerializeAsAny[BackboneConfig]
     vae: SerializeAsAny[VAEConfig]
@@ -60,7 +60,7 @@ class PolicySpec(Table):
 
     @property
     def sizes(self) -> HeadContext:
-        """What the action head is built from."""
+        """Build context of the action head."""
         return HeadContext(
             backbone=self.backbone,
             chunk=self.actions.chunk_size,
@@ -187,7 +187,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
 
     Of a run or its checkpoints it is the policy that `wamkit.config.runs.find` chooses. Raises
     WamkitError if there is no such file, if it is not TOML, YAML or JSON, or if a saved policy
-    names paths outside its folder that nobody trusts (`wamkit.config.trust`).
+    names paths outside its folder that are not trusted (`wamkit.config.trust`).
     """
     from .runs import find, is_folder
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 def _names(given: Any) -> Any:
-    """One name stands for a list of one."""
+    """A single name is a list of one."""
     return (given,) if isinstance(given, str) else given
 
 
@@ -18,7 +18,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 class TrainedWith(BaseModel):
     """The parts that published weights were trained with, by their names in the registry.
 
-    Any of those that are named; () where that is not said, and then nothing warns of others.
+    One or more names; () if unknown, which disables the warning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
@@ -58,7 +58,8 @@ class Traits(BaseModel):
     """Tokens that every frame has besides those of its patches (class and register tokens)."""
     text: Literal["cross", "stream", "none"] = "cross"
     """Text by cross-attention inside the blocks, as tokens of the stream, or not read at all: then
-    `text_width` is what the action head reads, and it must (`ActionHeadConfig.reads_text`)."""
+    `text_width` is the width that the action head reads, and it must
+    (`ActionHeadConfig.reads_text`)."""
     text_level: Literal["clean", "target", "target_or_clean"] = "clean"
     """Noise level of text tokens in the stream. `clean`: 0 in every pass.
     `target`: that of the target frames of the pass, so that neither text nor tokens that see it can
@@ -66,10 +67,10 @@ class Traits(BaseModel):
     and 0 in a pass without any, also where the network learned the action next to target frames."""
     attention: Literal["softmax", "linear"] = "softmax"
     imagines: bool = True
-    """False for a vision encoder: it shows what is seen, and has no velocity to predict."""
+    """False for a vision encoder, which encodes images and predicts no velocity."""
     cond_channels: int = 0
     """Conditioning channels of every frame: a mask of observed images for each image of
-    a latent, and the latents of the clip with gray for what is not."""
+    a latent, and the latents of the clip with gray for the others."""
     cond_embeds_width: int = 0
     """Width of the embeddings of the backbone's own conditioner, of the image or the prompt, which
     must come with the text (`Text.cond_embeds`); 0 for none."""

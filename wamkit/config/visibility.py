@@ -1,4 +1,4 @@
-"""Who attends to whom: tables of role names, and what follows from them. No torch here.
+"""Visibility: the attention mask as a table of roles, and derived facts. No torch here.
 
 table            {"context": {"context"}, "action": {"context", "action"}}
 by layer         [(range(0, 8), alone), (range(8, 24), together)]    FLUX 3 Action

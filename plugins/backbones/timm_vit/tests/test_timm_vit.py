@@ -295,7 +295,7 @@ def test_another_way_to_cut_images_is_refused_with_the_strides_to_write() -> Non
 def test_it_reports_that_it_cannot_imagine(backbones: dict[str, Any]) -> None:
     raw = table()
     raw["video"] = {"num_frames": 2, "num_observed": 1}
-    assert "timm_vit only shows what is seen; it cannot imagine 1 images" in reasons(raw)
+    assert "timm_vit only encodes images; it cannot imagine 1 images" in reasons(raw)
     backbone = backbones["vit_base_patch14_dinov2"]
     frames = frames_of(latents(images(1, 4, 4, 14), 14))
     with pytest.raises(WamkitError, match="it predicts no velocity"):
