@@ -53,7 +53,7 @@ def check(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Conflict]:
 
 
 def warnings_of(spec: PolicySpec | str | Path | Mapping[str, Any]) -> list[Caution]:
-    """Warnings about parts that fit in `spec` but may not work as expected; partial if it is broken.
+    """Warnings about parts that fit in `spec` but may not work as expected; partial if broken.
 
     `spec` is as for `check`. A warning changes no result and no exit code.
     """
