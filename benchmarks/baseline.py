@@ -48,7 +48,7 @@ from wamkit.config.spec import read
 from wamkit.engine.layers import rotary_angles
 from wamkit.engine.noise_schedule import draw_noise
 from wamkit.engine.passes import PassRunner
-from wamkit.files.charts import bars, write
+from wamkit.files.plots import bars, style, write
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import ModelInputs, Text
 from wamkit.policy.policy import Policy, generator
@@ -350,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("width", nargs="?", type=int, help="of the video network, times 64")
     parser.add_argument("layers", nargs="?", type=int, default=8)
     parser.add_argument("--iters", type=int, default=7)
-    parser.add_argument("--plot", type=Path, help="an SVG of the processor times")
+    parser.add_argument("--plot", type=Path, help="figure of the processor times, .svg or .png")
     chosen = parser.parse_args(arguments)
     about = machine(torch.device("cpu"))
     print(
@@ -380,7 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for size, (low, middle, high) in shares.items():
         print(f"| {size} | {middle:.1%} | {low:.1%} to {high:.1%} |")
     if chosen.plot is not None:
-        write(chosen.plot, bars(drawn))
+        with style():
+            write(chosen.plot, bars(drawn))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 import wamkit
 from wamkit.bench import machine
 from wamkit.config.spec import override, read
-from wamkit.files.charts import lines, write
+from wamkit.files.plots import lines, style, write
 from wamkit.policy.cost import Counter
 from wamkit.testing.fixtures import observation
 
@@ -72,6 +72,13 @@ def grown(paradigm: str, axis: str) -> list[tuple[int, float, float]]:
     ]
 
 
+def draw(folder: Path, axis: str, series: dict[str, list[tuple[float, float]]]) -> None:
+    """One figure: time and work of a chunk relative to factor 1, over the factor."""
+    with style():
+        figure = lines(series, x=f"{axis}, relative to 1", y="time or work of a chunk, relative")
+        write(folder / f"growth_{axis}.svg", figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="How the time of a chunk grows with the work.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / "plots")
@@ -96,8 +103,7 @@ def main() -> None:
             cells = [f"{s / base:.2f}x" for _, s, _ in found[1:]]
             cells += [f"{w / work:.2f}x" for _, _, w in found[1:]]
             print(f"| {paradigm} | {axis} | {1000 * base:.1f} | " + " | ".join(cells) + " |")
-        image = lines(series, x=f"times as many {axis}", y="a chunk, relative")
-        write(folder / f"growth_{axis}.svg", image)
+        draw(folder, axis, series)
     print(f"\nwrote {folder}/growth_*.svg")
 
 

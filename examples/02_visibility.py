@@ -16,9 +16,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.config.visibility import cacheable_subset
-from wamkit.files.charts import COLORS, FONT, write
+from wamkit.files.plots import COLORS, attention_table, style, write
 from wamkit.interfaces.types import base
 
 HERE = Path(__file__).parent
@@ -34,7 +36,6 @@ SYSTEMS = {
 OF = {"seen": "target", "did": "action"}
 ORDER = ("text", "context", "state", "target", "seen", "action", "did")
 DENOISED = ("target", "action")  # the roles that change from step to step, unless they are copies
-CELL = 15  # pixels
 
 
 def roles_of(spec: PolicySpec) -> list[str]:
@@ -63,38 +64,22 @@ def needed_roles(spec: PolicySpec, roles: Sequence[str]) -> set[str]:
     return found | {r for r in roles if {f"{r}'", r.replace("target", "seen")} & found}
 
 
-def grid(title: str, spec: PolicySpec, left: float, top: float) -> str:
-    """One table as SVG."""
-    roles = roles_of(spec)
-    once, x0, y0 = computed_once(spec, roles), left + 74, top + 26
-    found = [_text(left, top + 15, title, 14, "start", "600")]
-    for i, row in enumerate(roles):
-        color = COLORS[1] if row in once else COLORS[0]
-        found.append(_text(x0 - 5, y0 + CELL * i + 11, row, 11, "end", "400", color))
-        for k, column in enumerate(roles):
-            fill = color if column in spec.paradigm.sees[row] else "#eee"
-            place = f'x="{x0 + CELL * k}" y="{y0 + CELL * i}" width="{CELL - 2}"'
-            found.append(f'<rect {place} height="{CELL - 2}" rx="2" fill="{fill}"/>')
-    return "\n".join(found)
-
-
-def figure(systems: dict[str, PolicySpec]) -> str:
-    """All tables, three in a row; the last and largest has room to its right and below."""
-    drawn = (
-        grid(title, spec, 20 + 215 * (i % 3), 16 + 120 * (i // 3))
-        for i, (title, spec) in enumerate(systems.items())
-    )
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 430">\n'
-        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(drawn) + "\n</svg>\n"
-    )
-
-
-def _text(
-    x: float, y: float, text: str, size: int, end: str, weight: str, fill: str = "#222"
-) -> str:
-    style = f'font-size="{size}" font-weight="{weight}" text-anchor="{end}" fill="{fill}" {FONT}'
-    return f'<text x="{x}" y="{y}" {style}>{text}</text>'
+def figure(systems: dict[str, PolicySpec]) -> Figure:
+    """All tables, three in a row."""
+    cell, wide, high = 0.2, 2.2, 1.9  # inches of a cell, and from one table to the next
+    drawn = Figure(figsize=(3 * wide, 2 * high))
+    for i, (title, spec) in enumerate(systems.items()):
+        roles = roles_of(spec)
+        once, size = computed_once(spec, roles), cell * len(roles)
+        left, bottom = wide * (i % 3), high * (2 - i // 3) - size
+        place = (left / wide / 3, bottom / high / 2, size / wide / 3, size / high / 2)
+        axes = drawn.add_axes(place)
+        colors = {role: COLORS[1] if role in once else COLORS[0] for role in roles}
+        attention_table(axes, roles, spec.paradigm.sees, lambda row, _, c=colors: c[row], cell)
+        axes.set_title(title, loc="left")
+        for label in axes.get_yticklabels():
+            label.set_color(colors[label.get_text()])
+    return drawn
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{'':26} at every step: {', '.join(again)}")
         if unneeded := [role for role in roles if role not in needed]:
             print(f"{'':26} only to learn from: {', '.join(unneeded)}")
-    print(f"wrote {write(given.out / 'visibility.svg', figure(systems))}")
+    with style():
+        print(f"wrote {write(given.out / 'visibility.svg', figure(systems))}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import wamkit
 from wamkit.config.spec import PolicySpec, parse, read
-from wamkit.files.charts import bars, write
+from wamkit.files.plots import bars, style, write
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.cost import Counter
 from wamkit.policy.preprocessing import inference_inputs
@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             series[measure][title] = value
     print("apart: largest difference as a share of the largest action; 1e-7 is float32's rounding")
     print("passes are about as many; with a cache most of them are those of a few action tokens")
-    print(f"wrote {write(given.out / 'cache.svg', bars(series))}")
+    with style():
+        print(f"wrote {write(given.out / 'cache.svg', bars(series))}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from toy_task import SIZE, SPEC, Demonstrations, demonstrations, learn
 
 import wamkit
-from wamkit.files.charts import lines, write
+from wamkit.files.plots import lines, style, write
 
 
 def error(policy: wamkit.Policy, data: Demonstrations) -> float:
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"  a dot that stays      {still:.3f}")
     print(f"  before training       {before:.3f}")
     print(f"  after {steps:4} steps      {error(policy, test):.3f}")
-    print("wrote", write(given.out / "loss.svg", lines({"loss": curve}, x="step", y="loss")))
+    with style():
+        figure = lines({"loss": curve}, x="update", y="loss", log=True)
+        print("wrote", write(given.out / "loss.svg", figure))
 
 
 if __name__ == "__main__":

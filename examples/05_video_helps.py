@@ -24,7 +24,7 @@ from typing import Any
 from toy_task import SPEC, Demonstrations, demonstrations, learn
 
 import wamkit
-from wamkit.files.charts import bars, write
+from wamkit.files.plots import bars, style, write
 
 WAYS = {"actions alone": False, "with video": True}
 # 97.5 % quantile of Student's t with n - 1 degrees of freedom, for n = 2, 3, ... runs
@@ -91,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(verdict(differences))
     took = ", ".join(f"{way} {value:.0f} s" for way, value in seconds.items())
     print(f"Steps are the same, work is not; one training took: {took}.")
-    each = {f"seed {k}": {w: errors[w][k] for w in WAYS} for k in range(seeds)}
-    print("wrote", write(given.out / "video.svg", bars(each)))
+    each = {f"error, seed {k}": {w: errors[w][k] for w in WAYS} for k in range(seeds)}
+    with style():
+        print("wrote", write(given.out / "video.svg", bars(each)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from toy_task import SPEC, STEPS, demonstrations, learn
 
 import wamkit
 from wamkit.config.noise_schedule import TWICE
-from wamkit.files.charts import lines, write
+from wamkit.files.plots import lines, style, write
 
 SOLVERS = ("euler", "midpoint", "heun", "unipc", "ab2")
 
@@ -95,8 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gap = found["midpoint", count] - found["euler", count]  # [B]
         print(f"  {count:2} evaluations: {interval(gap)}")
     x = "network evaluations"
-    print("wrote", write(given.out / "steps.svg", lines(error, x=x, y="error")))
-    print("wrote", write(given.out / "deviation.svg", lines(deviation, x=x, y="deviation")))
+    with style():
+        drawn = lines(error, x=x, y="error, fields", log=True)
+        print("wrote", write(given.out / "steps.svg", drawn))
+        drawn = lines(deviation, x=x, y="deviation, fields", log=True)
+        print("wrote", write(given.out / "deviation.svg", drawn))
 
 
 if __name__ == "__main__":

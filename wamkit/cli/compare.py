@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config.spec import PolicySpec
-from ..errors import WamkitError
+from ..files import plots
 from ._folding import brief
 from ._options import Device, Json, Overrides
 from ._output import FOUND, INTERRUPTED, emit, note, say, show_table, spinner, table
@@ -45,7 +45,7 @@ class Row:
 
 def command(
     specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Specs to compare.")],
-    plot: Annotated[Path | None, typer.Option(help="SVG image to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Figure to write, .svg or .png.")] = None,
     measure: Annotated[
         bool, typer.Option(help="Also time a chunk at toy size on this machine.")
     ] = True,
@@ -63,8 +63,8 @@ def command(
     of the same compositions at toy size, random weights, on this machine. Text encoders are left
     out: they run once for an instruction.
     """
-    if plot is not None and plot.suffix != ".svg":
-        raise WamkitError(f"{plot} is not .svg", "choose a name that ends in .svg")
+    if plot is not None:
+        plots.expect_plots(plot)
     chosen, rows = specs_of(specs, overrides or []), list[Row]()
     for path in specs:
         resolve_source(path)  # notes which policy of a run it is
@@ -82,9 +82,8 @@ def command(
             raise
         finished = False
     if plot is not None:
-        from ..files.charts import bars, write
-
-        write(plot, bars(_series(rows)))
+        with plots.style():
+            plots.write(plot, plots.bars(_series(rows)))
     if json:
         emit([{**vars(row), "total": row.total} for row in rows])
     else:

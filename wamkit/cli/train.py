@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..config import runs
 from ._folding import unbroken
 from ._options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
 from ._output import INTERRUPTED, console, emit, note, say
@@ -161,7 +162,9 @@ def _summary(done: Summary, out: Path, json: bool) -> None:
         f"{done.samples_per_second:.1f} samples/s, {done.tokens_per_second:,.0f} tokens/s, "
         f"{done.waiting:.0%} of the time waiting for data{reached}"
     )
-    say(f"the policy: {unbroken(done.checkpoint / 'policy')}; losses: {unbroken(out / 'loss.svg')}")
+    drawn = out / "loss.svg"
+    losses = drawn if drawn.exists() else out / runs.LOG
+    say(f"the policy: {unbroken(done.checkpoint / 'policy')}; losses: {unbroken(losses)}")
     if done.best is not None:
         say(f"the best so far on held-out episodes: {unbroken(done.best / 'policy')}")
     else:

@@ -14,6 +14,9 @@ EXTRAS = {
     "trackio": ("trackio",),
     "wandb": ("wandb",),
     "serve": ("websockets", "msgpack"),
+    "plots": ("matplotlib", "jinja2"),
+    "wizard": ("questionary",),
+    "notebooks": ("wamkit", "jupytext", "nbclient", "ipykernel"),
 }
 """Extra of wamkit -> the modules that it brings; a test compares it with pyproject.toml."""
 

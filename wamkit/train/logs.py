@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config.records import MOST
-from ..files import charts as chart
-from ..files import strict_json
+from ..files import plots, strict_json
 from ..files.durable import as_not_written, sync, write_bytes, write_text
+from ..files.install import install_hint
 from ..files.placeholders import refuse_special
 from .loggers import open_logger
 
@@ -135,8 +135,14 @@ def _read_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return lines, damaged
 
 
-def curve(run: Path) -> Path:
-    """Draw the losses of a run over its steps into loss.svg."""
+def draw_losses(run: Path, note: Callable[[str], None] = lambda line: None) -> None:
+    """Draw the losses of a run over its updates, on a logarithmic axis, as loss.svg.
+
+    Without the extra `plots` nothing is drawn, and `note` says how to install it.
+    """
+    if absent := plots.missing_modules():
+        note(f"no loss.svg without {' and '.join(absent)}: {install_hint('plots')}")
+        return
     series: dict[str, list[tuple[float, float]]] = {}
     for line in read(run / "log.jsonl"):
         known = Line.model_validate(line)
@@ -145,7 +151,6 @@ def curve(run: Path) -> Path:
             losses["held out"] = known.validation.loss
         for name, value in losses.items():
             series.setdefault(name, []).append((known.step, value))
-    file = run / "loss.svg"
-    drawn = chart.lines(series, x="step", y="loss")
-    write_text(file, drawn, "the checkpoints are whole")
-    return file
+    with plots.style():
+        figure = plots.lines(series, x="update", y="loss", log=True)
+    plots.write(run / "loss.svg", figure, "the checkpoints are whole")

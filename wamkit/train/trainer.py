@@ -222,7 +222,7 @@ class Trainer:
                 self.log.close()
         with self.processes.raise_together():
             if self.processes.first:
-                logs.curve(self.folder.place)
+                logs.draw_losses(self.folder.place, self.note)
         seconds = perf_counter() - begin
         throughput = self.throughput.of(self.step - first, seconds)
         return Summary(
