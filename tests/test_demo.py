@@ -11,11 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wamkit.cli.demo import drawing, page
-from wamkit.cli.demo.stages import Settings, Way, begin, spec_of
+from wamkit.cli.demo import figures, page
+from wamkit.cli.demo.film import LARGEST
+from wamkit.cli.demo.stages import Demo, Settings, Way, begin, spec_of
 from wamkit.cli.explain import explain_spec
 from wamkit.config.registry import registry
 from wamkit.errors import WamkitError
+from wamkit.files import plots
 
 Wamkit = Callable[..., tuple[int, str, str]]
 
@@ -50,9 +52,8 @@ def expect_page(file: Path) -> ElementTree.Element:
         if element.tag == "img":
             assert element.get("alt")
         if element.tag.endswith("svg"):
-            title = element.find("{http://www.w3.org/2000/svg}title")
-            assert element.get("aria-label") or (title is not None and title.text)
-    assert not re.search(r"url\(|@import|<script", text)
+            assert element.get("aria-label")
+    assert not re.search(r"url\((?!#)|@import|<script", text)
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
     return root
 
@@ -64,18 +65,21 @@ def settings(**changes: Any) -> Settings:
 
 def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
-    args = ("demo", "--quick", "--out", tmp_path / "demo", "--processes", 1)
-    code, out, err = wamkit(*args)
+    words = ("demo", "--quick", "--out", tmp_path / "demo", "--processes", 1)
+    code, out, err = wamkit(*words)
     assert code == 0, err
     assert "single_pass" in out and "expert" in out and "wrote" in out
     report = tmp_path / "demo" / "report.html"
     root = expect_page(report)
-    (film,) = root.iter("img")
-    assert film.get("src", "").startswith("data:image/gif;base64,")
+    expert, policy = root.iter("img")
+    for film in (expert, policy):
+        assert film.get("src", "").startswith("data:image/webp;base64,")
+        assert len(film.get("src", "")) < 1.4 * LARGEST
+    assert report.stat().st_size < 6e6
     made = [tmp_path / "demo" / f for f in ("data.json", "expert.json", "single_pass/eval.json")]
     before = [file.stat().st_mtime_ns for file in made]
     report.unlink()
-    code, out, _ = wamkit(*args, "--json")
+    code, out, _ = wamkit(*words, "--json")
     assert code == 0 and json.loads(out)["policies"]["single_pass"]["training"]["steps"] == 20
     assert report.is_file() and [file.stat().st_mtime_ns for file in made] == before
 
@@ -84,24 +88,45 @@ def test_every_paradigm_fits_the_demo_and_can_be_drawn() -> None:
     for name in registry().names("paradigm"):
         spec = spec_of(name, 3)
         assert spec.paradigm.name == name and spec.seed == 3
-        drawn = ElementTree.fromstring(drawing.streams(explain_spec(spec)))
-        assert "who sees whom" in (drawn[0].text or "")
+        with plots.style():
+            table = ElementTree.fromstring(figures.draw_attention(explain_spec(spec)))
+            timeline = ElementTree.fromstring(figures.draw_timeline(spec, 4))
+        assert "action sees" in table.get("aria-label", "")
+        assert "next decision" in set(timeline.itertext())
 
 
-def test_several_ways_are_compared_and_a_failure_is_reported(tmp_path: Path) -> None:
+def test_paradigms_are_sorted_by_success_then_by_time_and_a_failure_is_reported(
+    tmp_path: Path,
+) -> None:
+    def way(name: str, successes: int, ms: float) -> Way:
+        latency = {"policy": {"p50": ms, "p95": ms}}
+        found = {**RESULT, "success_rate": successes / 4, "successes": successes}
+        trained = {"steps": 20, "seconds": 300.0}
+        return Way(name, spec, LOG, trained, found | {"latency_ms": latency})
+
     spec = spec_of(None, 0)
-    ways = [
-        Way("one", spec, LOG, {"steps": 20, "seconds": 300.0}, RESULT),
-        Way("two", None, problem="no room for <it> & more"),
-    ]
+    ways = [way("a", 2, 1.0), way("b", 3, 20.0), way("c", 3, 7.0)]
+    ways.append(Way("d", None, problem="no room for <it> & more"))
+    ways.sort(key=lambda way: way.rank)
+    assert [way.name for way in ways] == ["c", "b", "a", "d"]
     data = {"episodes": 4, "frames": 100, "seconds": 3.0}
-    file = page.write(
-        tmp_path / "r.html", settings(), data, {"expert": RESULT}, ways, {"one": explain_spec(spec)}
+    demo = Demo(settings(), data, {"expert": RESULT}, tuple(ways))
+    facts = dict.fromkeys("abc", explain_spec(spec))
+    words = " ".join(
+        " ".join(expect_page(page.write(tmp_path / "r.html", demo, facts)).itertext()).split()
     )
-    args = " ".join(expect_page(file).itertext())
-    assert "The best of 2, one, solved 3 of 4" in args
-    assert "two  has no result: no room for <it> & more" in args
-    assert "30% to 95%" in args and "5 min" in args
+    assert "The best of 4 paradigms, c, solved 3 of 4" in words
+    assert "d has no result: no room for <it> & more" in words
+    assert re.search(r"c 3 of 4 30 to 95 7\.0 9 60", words) and "5 min" in words
+    assert "imagines only while it learns" in words and "wamkit explore" in words
+
+
+def test_a_demo_without_the_plots_extra_stops_before_it_begins(
+    wamkit: Wamkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    code, _, err = wamkit("demo", "--quick", "--out", tmp_path / "demo")
+    assert code == 2 and '".[plots]"' in err and not (tmp_path / "demo").exists()
 
 
 def test_a_folder_is_continued_with_what_it_was_begun_with(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ ROOMS = (
 # Rooms and modules that load none of HEAVY: every command loads them, and no torch is wanted there.
 PAPER = {"errors", "files", "config", "cli"}
 LIGHT = {"", "acceleration", "acceleration.torchao_messages", "policy", "policy.build"}
-HEAVY = {"torch", "numpy", "PIL", "safetensors"}
+HEAVY = {"torch", "numpy", "PIL", "safetensors", "matplotlib", "jinja2"}
 IMAGES = {"files.images", "files.pixels"}  # these two load numpy and PIL
 # What a plugin may import of the core, modules and all below them.
 SURFACE = (

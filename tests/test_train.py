@@ -45,7 +45,7 @@ def test_training_lowers_the_loss_on_held_out_samples(folder: Path, tmp_path: Pa
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(held) == 2 and len(losses) == 60
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    assert (tmp_path / "run" / "loss.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "run" / "loss.svg").read_text()
 
 
 def test_a_resumed_run_has_every_weight_of_one_that_was_never_interrupted(

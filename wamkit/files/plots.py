@@ -5,8 +5,9 @@
         axes.plot(steps, losses)
         plots.write("loss.svg", figure)
 
-Axes have a fixed size in inches and what stands around them gets the room it needs, so that no label
-is cut, however long. The same data give the same bytes. Names are text: no markup, no formula.
+Axes have a fixed size in inches and what stands around them gets the room it needs, so that no
+label is cut, however long. The same data give the same bytes. Names are text: no markup, no
+formula.
 matplotlib comes with the extra `plots` and is imported when the first figure is drawn.
 """
 
@@ -42,7 +43,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
     ".png": {"Software": None},
 }
-"""Ending -> metadata: neither a date nor a version, so that a figure changes with its data alone."""
+"""Ending -> metadata: no date and no version, so that a figure changes with its data alone."""
 STYLE = {
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
@@ -74,7 +75,7 @@ THEME = {INK: "ink", SOFT: "soft", RULE: "rule", EMPTY: "empty", "#ffffff": "car
 
 
 def expect_plots(*files: Path) -> None:
-    """Raise WamkitError unless the extra `plots` is installed and `files` are named .svg or .png."""
+    """Raise WamkitError unless the extra `plots` is there and `files` are named .svg or .png."""
     for file in files:
         if file.suffix not in FORMATS:
             names = " nor ".join(FORMATS)

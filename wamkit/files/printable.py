@@ -14,11 +14,6 @@ import re
 from ..errors import printable
 
 
-def escaped(value: object) -> str:
-    """Escape a value for HTML or SVG, or between the quotes of an attribute."""
-    return html.escape(printable(str(value)), quote=True)
-
-
 def escape_markdown(value: object) -> str:
     """Escape a value for a cell or a line of Markdown: no table, link or element of its own."""
     found = html.escape(printable(str(value), lines=False), quote=False)

@@ -12,12 +12,13 @@ import typer
 from ...config.registry import registry
 from ...config.seeds import MOST, expect_seed
 from ...errors import SpecError, WamkitError
+from ...files import plots
 from .._options import Json
 from .._output import FOUND, console, emit, note, say, show_table, table
 
 if TYPE_CHECKING:
     from ...config.spec import PolicySpec
-    from .stages import Found, OpenProgress, Report, Settings, Way
+    from .stages import Demo, Found, OpenProgress, Report, Settings, Way
 
 EXAMPLE = "wamkit demo --out demo"
 
@@ -62,29 +63,29 @@ def command(
     if quick:
         settings = Settings(task, 4, 20, 1, seed, batch=8, max_steps=100)
     expect_seed(settings.seed, "--seed", room=settings.first - seed + settings.eval_episodes)
+    plots.expect_plots()
     try:
-        data, baselines, ways = _made(out, settings, paradigm, processes)
+        demo = _made(out, settings, paradigm, processes)
     except KeyboardInterrupt:
         note("stopped; the same command goes on from here")
         raise
     from ..explain import explain_spec
     from .page import write
 
-    explanation = {way.name: explain_spec(way.spec) for way in ways if way.spec is not None}
-    page = write(out / "report.html", settings, data, baselines, ways, explanation)
+    explanation = {way.name: explain_spec(way.spec) for way in demo.ways if way.spec is not None}
+    page = write(out / "report.html", demo, explanation)
     if json:
-        emit(_plain(page, data, baselines, ways))
+        emit(_plain(page, demo))
     else:
-        _draw(page, baselines, ways)
-    if all(way.problem for way in ways):
+        _draw(page, demo)
+    if all(way.problem for way in demo.ways):
         raise typer.Exit(FOUND)
 
 
-def _made(
-    out: Path, settings: Settings, paradigm: str | None, processes: int
-) -> tuple[Found, dict[str, Found], list[Way]]:
+def _made(out: Path, settings: Settings, paradigm: str | None, processes: int) -> Demo:
     """Run every stage that has not been run yet."""
-    from .stages import begin, demonstrations, expect_fit, judged, opened, played, spec_of
+    from .film import record_films
+    from .stages import Demo, begin, demonstrations, expect_fit, judged, opened, played, spec_of
 
     every = paradigm == "all"
     first = spec_of(None if every else paradigm, settings.seed)
@@ -93,11 +94,15 @@ def _made(
         begin(out, settings)
         data = demonstrations(out, settings, workers, progress)
         baselines = {who: played(out, settings, workers, who, progress) for who in BASELINES}
-        if not every:
-            return data, baselines, [judged(out, settings, first, workers, progress)]
-        names = registry().names("paradigm")
-        ways = [_tried(out, settings, name, workers, progress) for name in names]
-    return data, baselines, ways
+        if every:
+            names = registry().names("paradigm")
+            ways = [_tried(out, settings, name, workers, progress) for name in names]
+        else:
+            ways = [judged(out, settings, first, workers, progress)]
+        ways.sort(key=lambda way: way.rank)
+        best = ways[0]
+        film = None if best.problem else record_films(out, best, workers, progress)
+    return Demo(settings, data, baselines, tuple(ways), film)
 
 
 def _tried(out: Path, settings: Settings, name: str, workers: Any, progress: OpenProgress) -> Way:
@@ -145,34 +150,32 @@ def _progress() -> Iterator[OpenProgress]:
         yield progress
 
 
-def _plain(page: Path, data: Found, baselines: dict[str, Found], ways: list[Way]) -> dict[str, Any]:
+def _plain(page: Path, demo: Demo) -> dict[str, Any]:
     return {
         "report": str(page),
-        "data": data,
-        "baselines": baselines,
+        "data": demo.data,
+        "baselines": demo.baselines,
         "policies": {
-            way.name: {
-                "training": way.training,
-                "result": way.result,
-                "episode": way.episode,
-                "problem": way.problem,
-            }
-            for way in ways
+            way.name: {"training": way.training, "result": way.result, "problem": way.problem}
+            for way in demo.ways
         },
+        "film": demo.film,
     }
 
 
-def _draw(page: Path, baselines: dict[str, Found], ways: list[Way]) -> None:
-    heads = ("successes", "95 % interval", "training, s")
+def _draw(page: Path, demo: Demo) -> None:
+    heads = ("successes", "95 % interval", "ms", "training, s")
     made = table("who acts", *heads, right=heads[2:], keep=("who acts", *heads))
-    for way in ways:
+    for way in demo.ways:
         if way.result is None or way.training is None:
-            made.add_row(way.name, "no result", "", "")
+            made.add_row(way.name, "no result", "", "", "")
         else:
-            made.add_row(way.name, *_score(way.result), f"{way.training['seconds']:.0f}")
-    for name, found in baselines.items():
-        made.add_row(name, *_score(found), "")
+            time = f"{way.result['latency_ms']['policy']['p50']:.1f}"
+            made.add_row(way.name, *_score(way.result), time, f"{way.training['seconds']:.0f}")
+    for name, found in demo.baselines.items():
+        made.add_row(name, *_score(found), "", "")
     show_table(made)
+    say("ms: median time of a decision, for all episodes that run side by side")
     say(f"wrote {page}", whole=True)
 
 

@@ -6,7 +6,7 @@ OUT/random.json, expert.json    how well the baselines do
 OUT/NAME/training           the run of a policy, which is resumed if it was interrupted
 OUT/NAME/training.json      how long it took, all sessions together
 OUT/NAME/eval.json          how well the policy does
-OUT/NAME/episode.gif, episode.json    one episode beside what was imagined in it, and which it is
+OUT/NAME/film.json, *.webp  of the best: films of the expert, a success and a failure
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ OpenProgress = Callable[[str, int], AbstractContextManager[Report]]
 Found = dict[str, Any]
 
 SPEC = Path(__file__).with_name("policy.toml")
-SLOWER = 4
-"""How many times slower than in truth an episode is shown."""
 SAVES = 10
 """Checkpoints of a run, over all its steps."""
 
@@ -64,9 +62,25 @@ class Way:
     log: tuple[Found, ...] = ()  # lines of its training
     training: Found | None = None
     result: Found | None = None
-    episode: Found | None = None
-    film: Path | None = None
     problem: str = ""  # why there is no result
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The smallest is the best: by successes, and as many of them by time for a decision."""
+        if self.result is None:
+            return 1.0, 0.0
+        return -self.result["success_rate"], self.result["latency_ms"]["policy"]["p50"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """All that the stages left."""
+
+    settings: Settings
+    data: Found
+    baselines: Mapping[str, Found]
+    ways: tuple[Way, ...]  # the best first
+    film: Found | None = None
 
 
 def spec_of(paradigm: str | None, seed: int) -> PolicySpec:
@@ -132,7 +146,7 @@ def demonstrations(out: Path, settings: Settings, workers: Any, progress: OpenPr
         lengths = [episode.length for episode in LeRobotFolder(folder).episodes]
         return {"episodes": len(lengths), "frames": sum(lengths)}
 
-    return _kept(out / "data.json", make)
+    return keep_result(out / "data.json", make)
 
 
 def played(
@@ -145,27 +159,24 @@ def played(
         with progress(f"evaluation of {actor}", settings.eval_episodes) as report:
             return _summary(play(workers, _seeds(settings), actor), report)
 
-    return _kept(out / f"{actor}.json", make)
+    return keep_result(out / f"{actor}.json", make)
 
 
 def judged(
     out: Path, settings: Settings, spec: PolicySpec, workers: Any, progress: OpenProgress
 ) -> Way:
-    """Train a policy on the demonstrations, evaluate it and film one episode."""
+    """Train a policy on the demonstrations and evaluate it."""
     from ...train.logs import read as log
 
     name = spec.paradigm.name
     place = out / name
     expect_fit(spec, workers)
     training = _trained(place, out / "data", settings, spec, progress)
-    result = _kept(place / "eval.json", lambda: _evaluated(place, settings, workers, progress))
-    seeds = [one["seed"] for one in result["per_episode"] if one["success"]] or result["seeds"]
-    film = place / "episode.gif"
-    episode = _kept(
-        place / "episode.json", lambda: _filmed(place, seeds[0], film, workers, progress)
+    result = keep_result(
+        place / "eval.json", lambda: _evaluated(place, settings, workers, progress)
     )
     lines = tuple(log(place / "training" / "log.jsonl"))
-    return Way(name, spec, lines, training, result, episode, film)
+    return Way(name, spec, lines, training, result)
 
 
 def expect_fit(spec: PolicySpec, workers: Any) -> None:
@@ -228,7 +239,8 @@ def _trained(
     return found
 
 
-def _policy_runner(place: Path, workers: Any, *, imagine: bool) -> Any:
+def policy_runner(place: Path, workers: Any, *, imagine: bool) -> Any:
+    """The newest policy of a run, ready to act in these environments."""
     from ...policy.policy import Policy
     from ...simulate.compatibility import views_of
     from ...simulate.policy_runner import PolicyRunner
@@ -243,7 +255,7 @@ def _evaluated(place: Path, settings: Settings, workers: Any, progress: OpenProg
     from ...simulate.metrics import latencies
     from ...simulate.rollout import evaluate
 
-    runner = _policy_runner(place, workers, imagine=False)
+    runner = policy_runner(place, workers, imagine=False)
     seconds: dict[str, list[float]] = {}
     with progress(f"evaluation of {place.name}", settings.eval_episodes) as report:
         found = _summary(evaluate(workers, _seeds(settings), runner, seconds), report)
@@ -253,26 +265,6 @@ def _evaluated(place: Path, settings: Settings, workers: Any, progress: OpenProg
         "chunk_size": runner.policy.spec.actions.chunk_size,
         "batch": len(workers),
         "control_hz": workers.robot().control_hz,
-    }
-
-
-def _filmed(place: Path, seed: int, film: Path, workers: Any, progress: OpenProgress) -> Found:
-    """Play one episode again, looking at every step and imagining at every decision."""
-    from ...simulate.rollout import evaluate
-    from ...simulate.video import write_video
-
-    runner = _policy_runner(place, workers, imagine=True)
-    with progress(f"film of {place.name}", 1) as report:
-        (rollout,) = evaluate(workers, [seed], runner, {}, keep=True)
-        every = runner.policy.spec.video.frame_stride
-        write_video(rollout, film, workers.robot().control_hz / SLOWER, every)
-        report(1, "")
-    return {
-        "seed": seed,
-        "success": rollout.success,
-        "steps": rollout.steps,
-        "instruction": rollout.instruction,
-        "imagined": bool(rollout.imagined),
     }
 
 
@@ -303,7 +295,7 @@ def _counter(report: Report, counts: Callable[[Any], bool]) -> Callable[[Any], N
     return on_rollout
 
 
-def _kept(file: Path, make: Callable[[], Found]) -> Found:
+def keep_result(file: Path, make: Callable[[], Found]) -> Found:
     """What `make` made in an earlier session, or makes now, with the seconds it took."""
     if file.is_file():
         return _read(file)
