@@ -75,7 +75,7 @@ def figure(systems: dict[str, PolicySpec]) -> Figure:
         place = (left / wide / 3, bottom / high / 2, size / wide / 3, size / high / 2)
         axes = drawn.add_axes(place)
         colors = {role: COLORS[1] if role in once else COLORS[0] for role in roles}
-        attention_table(axes, roles, spec.paradigm.sees, lambda row, _, c=colors: c[row], cell)
+        attention_table(axes, roles, spec.paradigm.sees, cell=cell, row_colors=colors)
         axes.set_title(title, loc="left")
         for label in axes.get_yticklabels():
             label.set_color(colors[label.get_text()])

@@ -219,12 +219,6 @@ def unpatched(
     return y.flatten(5, 6).flatten(3, 4)
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """Layer norm without weights, times 1 + `scale`, plus `shift`, in float32; the dtype of x."""
-    normal = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    return torch.addcmul(shift, normal, 1 + scale).to(x.dtype)
-
-
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     """The mean [B, D] of tokens [B, S, D] in their dtype; `valid` [B, S] is as `Text.mask`.
 

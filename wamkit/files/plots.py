@@ -17,7 +17,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
@@ -44,31 +44,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
 }
 """Ending -> metadata: no date and no version, so that a figure changes with its data alone."""
-STYLE = {
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "figure.dpi": 144,
-    "font.family": "DejaVu Sans",  # comes with matplotlib; most other fonts are narrower
-    "font.size": 9.5,
-    "grid.color": RULE,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.08,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "wamkit",
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.color": SOFT,
-    "ytick.labelcolor": INK,
-}
+STYLE = Path(__file__).with_suffix(".mplstyle")
 THEME = {INK: "ink", SOFT: "soft", RULE: "rule", EMPTY: "empty", "#ffffff": "card"} | {
     color: f"color-{i}" for i, color in enumerate(COLORS)
 }
@@ -98,7 +74,7 @@ def style() -> Iterator[None]:
     expect_plots()
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         yield
 
 
@@ -205,20 +181,22 @@ def lines(
 def attention_table(
     axes: Axes,
     roles: Sequence[str],
-    sees: Mapping[str, Sequence[str]],
-    color: Callable[[str, str], str] = lambda row, column: MODALITY_COLORS[modality(column)],
-    cell: float = 0.3,
+    sees: Mapping[str, Collection[str]],
+    *,
+    cell: float,
+    row_colors: Mapping[str, str] | None = None,
 ) -> None:
     """Draw which role (row) attends to which (column, filled); a cell is `cell` inches wide.
 
-    `color` maps row and column to the color of a filled cell: by default the column's modality.
+    A cell has the color of its column's modality, or that of its row in `row_colors`.
     """
     from matplotlib.patches import Rectangle
 
     for j, row in enumerate(roles):
         for i, column in enumerate(roles):
-            fill = color(row, column) if column in sees[row] else EMPTY
-            axes.add_patch(Rectangle((i + 0.06, j + 0.06), 0.88, 0.88, color=fill, linewidth=0))
+            color = row_colors[row] if row_colors else MODALITY_COLORS[modality(column)]
+            face = color if column in sees[row] else EMPTY
+            axes.add_patch(Rectangle((i + 0.06, j + 0.06), 0.88, 0.88, color=face, linewidth=0))
     labels, places = list(map(printable, roles)), [i + 0.5 for i in range(len(roles))]
     axes.set(xlim=(0, len(roles)), ylim=(len(roles), 0), aspect="equal")
     axes.xaxis.tick_top()

@@ -51,16 +51,13 @@ def draw_results(rates: Mapping[str, Found]) -> str:
 
 def draw_attention(facts: Mapping[str, Any]) -> str:
     """Which role attends to which, with the tokens of each."""
-    labels = {role: f"{role} ({count})" for role, count in facts["roles"].items()}
-    sees = {labels[row]: [labels[column] for column in seen] for row, seen in facts["sees"].items()}
-    cell = 0.45 if len(labels) <= 6 else 0.33 if len(labels) <= 9 else 0.2
-    figure, (axes,) = plots.panels(1, cell * len(labels), cell * len(labels))
-    colors = {labels[role]: plots.MODALITY_COLORS[plots.modality(role)] for role in labels}
-    roles = list(labels.values())
-    plots.attention_table(axes, roles, sees, lambda _, column: colors[column], cell)
-    told = "; ".join(
-        f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in facts["sees"].items()
-    )
+    roles, sees = facts["roles"], facts["sees"]
+    cell = 0.45 if len(roles) <= 6 else 0.33 if len(roles) <= 9 else 0.2
+    figure, (axes,) = plots.panels(1, cell * len(roles), cell * len(roles))
+    plots.attention_table(axes, list(roles), sees, cell=cell)
+    labels = [f"{printable(role)} ({count})" for role, count in roles.items()]
+    axes.set_yticks(axes.get_yticks(), labels)
+    told = "; ".join(f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in sees.items())
     return plots.inline(figure, f"Which role attends to which: {told}")
 
 

@@ -62,17 +62,10 @@ def record_films(out: Path, way: Way, workers: Any, progress: OpenProgress) -> F
             for i, (rollout, images) in enumerate(zip(rollouts, large, strict=True)):
                 file = f"policy_{rollout.seed}.webp" if i else "expert.webp"
                 write(place / file, rollout, images, count, ahead, hz)
-                clips.append(
-                    {
-                        "who": way.name if i else "expert",
-                        "file": file,
-                        "seed": rollout.seed,
-                        "success": rollout.success,
-                        "steps": rollout.steps,
-                        "shown": min(rollout.steps, count - 1),
-                        "imagined": bool(rollout.imagined),
-                    }
-                )
+                clip = {name: getattr(rollout, name) for name in ("seed", "success", "steps")}
+                clip |= {"who": way.name if i else "expert", "file": file}
+                clip |= {"imagined": bool(rollout.imagined)}
+                clips.append(clip | {"shown": min(rollout.steps, count - 1)})
             report(2 + len(chosen), "")
         return {"instruction": rollouts[0].instruction, "ahead": ahead, "clips": clips}
 

@@ -1,4 +1,4 @@
-"""How fast linear layers are in 8 bits on this CPU: `python -m wamkit.bench.linears`.
+"""How fast linear layers are in 8 bits on this CPU: `python benchmarks/linears.py`.
 
 Two layers, there and back. Processor time, the shortest of 25 runs: what others on the machine
 disturb least.
@@ -13,9 +13,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from ..acceleration.int8_linear import fits
-from ..acceleration.quantize import Kind, round_in_place
-from .machine import machine
+from wamkit.acceleration.int8_linear import fits
+from wamkit.acceleration.quantize import Kind, round_in_place
+from wamkit.bench.machine import machine
 
 SIZES = ((512, 1024, 100), (1024, 4096, 128), (1024, 4096, 32), (1024, 4096, 8))
 """Inputs, outputs of the first layer, and tokens."""
