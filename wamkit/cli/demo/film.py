@@ -34,39 +34,45 @@ PLAYED, SOLVED, IMAGINED = "#d5d2ca", "#2fbf8f", "#56b4e9"
 
 
 def record_films(out: Path, way: Way, workers: Any, progress: OpenProgress) -> Found:
-    """Film the expert, an episode that the policy solved and one that it did not, if there is one.
+    """Film the expert, an episode that the policy solved and one that it did not.
 
-    The policy plays its two again, looking at every step and imagining at every decision.
+    The policy plays them again, looking at every step and imagining at every decision. Where it
+    solved all, the failure is that of the same network before it learned.
     """
+    from ...policy.build import build
     from ...simulate.rollout import evaluate, play
 
     place, result = out / way.name, way.result
-    assert result is not None, "only a policy that was evaluated is filmed"
+    assert result is not None and way.spec is not None, "only an evaluated policy is filmed"
+    spec = way.spec
 
     def make() -> Found:
         runner = policy_runner(place, workers, imagine=True)
         seeds = {one["success"]: one["seed"] for one in reversed(result["per_episode"])}
-        chosen = [seeds[success] for success in (True, False) if success in seeds]
-        with progress(f"films of {way.name}", 2 + len(chosen)) as report:
-            rollouts = [next(play(workers, chosen[:1], "expert", keep=True))]
-            for done, seed in enumerate(chosen, 1):
+        takes = [(way.name, runner, seeds[end]) for end in (True, False) if end in seeds]
+        if False not in seeds:
+            untrained = policy_runner(place, workers, imagine=True)
+            untrained.policy.load_state_dict(build(spec).state_dict())
+            takes.append((f"{way.name} before it learned", untrained, seeds[True]))
+        with progress(f"films of {way.name}", 2 + len(takes)) as report:
+            rollouts = [next(play(workers, [takes[0][2]], "expert", keep=True))]
+            for done, (_, actor, seed) in enumerate(takes, 1):
                 report(done, "")
-                rollouts += evaluate(workers, [seed], runner, {}, keep=True)
-            report(1 + len(chosen), "")
+                rollouts += evaluate(workers, [seed], actor, {}, keep=True)
+            report(1 + len(takes), "")
             large = render(workers.config, rollouts)
             solved = [rollout.steps for rollout in rollouts if rollout.success]
             count = 1 + min(LONGEST, max(solved, default=LONGEST))
-            video, hz = runner.policy.spec.video, workers.robot().control_hz
+            video, hz = spec.video, workers.robot().control_hz
             ahead = video.frame_stride * (video.num_frames - video.num_observed)
             clips = []
-            for i, (rollout, images) in enumerate(zip(rollouts, large, strict=True)):
-                file = f"policy_{rollout.seed}.webp" if i else "expert.webp"
-                write(place / file, rollout, images, count, ahead, hz)
+            names = ["expert", *(name for name, _, _ in takes)]
+            for i, (who, rollout, images) in enumerate(zip(names, rollouts, large, strict=True)):
+                write(place / f"film_{i}.webp", rollout, images, count, ahead, hz)
                 clip = {name: getattr(rollout, name) for name in ("seed", "success", "steps")}
-                clip |= {"who": way.name if i else "expert", "file": file}
-                clip |= {"imagined": bool(rollout.imagined)}
+                clip |= {"who": who, "file": f"film_{i}.webp", "imagined": bool(rollout.imagined)}
                 clips.append(clip | {"shown": min(rollout.steps, count - 1)})
-            report(2 + len(chosen), "")
+            report(2 + len(takes), "")
         return {"instruction": rollouts[0].instruction, "ahead": ahead, "clips": clips}
 
     return keep_result(place / "film.json", make)
