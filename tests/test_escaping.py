@@ -78,15 +78,19 @@ def test_every_field_of_the_report_is_text(tmp_path: Path, bad: str) -> None:
     for part in explanation["parts"]:
         part["name"] = bad
     explanation["roles"] = {f"{role}{bad}": count for role, count in explanation["roles"].items()}
-    explanation["sees"] = {f"{a}{bad}": [f"{b}{bad}" for b in bs] for a, bs in explanation["sees"].items()}
-    explanation["program"] = [{**stage, "does": bad, "roles": [bad]} for stage in explanation["program"]]
+    explanation["sees"] = {
+        f"{a}{bad}": [f"{b}{bad}" for b in bs] for a, bs in explanation["sees"].items()
+    }
+    explanation["program"] = [
+        {**stage, "does": bad, "roles": [bad]} for stage in explanation["program"]
+    ]
     log = tuple({"step": i, "parts": {bad: 1.0 + i}} for i in (1, 2))
     Image.new("RGB", (8, 8)).save(tmp_path / "film.webp")
     latency = {bad: {"p50": 1.0, "p95": 2.0}, **RESULT["latency_ms"]}
     result = {**RESULT, "latency_ms": latency, "successes": bad}
     clip = {"who": bad, "file": "../film.webp", "seed": bad, "success": True, "steps": bad}
     film = {"instruction": bad, "ahead": 8, "seconds": 1.0}
-    film["clips"] = [{**clip, "printed": 3, "imagined": True}] * 2
+    film["clips"] = [{**clip, "shown": 3, "imagined": True}] * 2
     ways = (Way("one", spec, log, {"seconds": 3.0}, result), Way("two", None, problem=bad))
     settings = Settings(bad, bad, bad, 4, 0)  # type: ignore[arg-type]
     object.__setattr__(settings, "episodes", 4)
