@@ -65,8 +65,8 @@ def settings(**changes: Any) -> Settings:
 
 def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
-    words = ("demo", "--quick", "--out", tmp_path / "demo", "--processes", 1)
-    code, out, err = wamkit(*words)
+    args = ("demo", "--quick", "--out", tmp_path / "demo", "--processes", 1)
+    code, out, err = wamkit(*args)
     assert code == 0, err
     assert "single_pass" in out and "expert" in out and "wrote" in out
     report = tmp_path / "demo" / "report.html"
@@ -79,7 +79,7 @@ def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> N
     made = [tmp_path / "demo" / f for f in ("data.json", "expert.json", "single_pass/eval.json")]
     before = [file.stat().st_mtime_ns for file in made]
     report.unlink()
-    code, out, _ = wamkit(*words, "--json")
+    code, out, _ = wamkit(*args, "--json")
     assert code == 0 and json.loads(out)["policies"]["single_pass"]["training"]["steps"] == 20
     assert report.is_file() and [file.stat().st_mtime_ns for file in made] == before
 
@@ -112,13 +112,13 @@ def test_paradigms_are_sorted_by_success_then_by_time_and_a_failure_is_reported(
     data = {"episodes": 4, "frames": 100, "seconds": 3.0}
     demo = Demo(settings(), data, {"expert": RESULT}, tuple(ways))
     facts = dict.fromkeys("abc", explain_spec(spec))
-    words = " ".join(
+    text = " ".join(
         " ".join(expect_page(page.write(tmp_path / "r.html", demo, facts)).itertext()).split()
     )
-    assert "The best of 4 paradigms, c, solved 3 of 4" in words
-    assert "d has no result: no room for <it> & more" in words
-    assert re.search(r"c 3 of 4 30 to 95 7\.0 9 60", words) and "5 min" in words
-    assert "imagines only while it learns" in words and "wamkit explore" in words
+    assert "The best of 4 paradigms, c, solved 3 of 4" in text
+    assert "d has no result: no room for <it> & more" in text
+    assert re.search(r"c 3 of 4 30 to 95 7\.0 9 60", text) and "5 min" in text
+    assert "imagines only while it learns" in text and "wamkit explore" in text
 
 
 def test_a_demo_without_the_plots_extra_stops_before_it_begins(

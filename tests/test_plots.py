@@ -89,8 +89,8 @@ def test_a_file_is_well_formed_keeps_its_text_and_depends_on_its_data_alone(tmp_
     series = {"one <measure>": {name: float(i) for i, name in enumerate(NAMES)}}
     one, two = (plots.write(tmp_path / name / "a.svg", plots.bars(series)) for name in "xy")
     assert one.read_bytes() == two.read_bytes()
-    words = {text.text for text in ElementTree.parse(one).iter(f"{SVG}text")}
-    assert {*NAMES, "one <measure>"} <= words
+    found = {text.text for text in ElementTree.parse(one).iter(f"{SVG}text")}
+    assert {*NAMES, "one <measure>"} <= found
     assert plots.write(tmp_path / "a.png", plots.bars(series)).read_bytes()[1:4] == b"PNG"
     with pytest.raises(WamkitError, match="neither"):
         plots.write(tmp_path / "a.jpg", plots.bars(series))

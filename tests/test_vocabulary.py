@@ -99,12 +99,11 @@ PROSE = {
 }
 # Identifiers with another meaning: what torch, transformers or a published file calls so.
 ALLOWED = {
+    ("tests/test_escaping.py", "picture"),  # an element of HTML
     ("wamkit/cli/demo/stages.py", "opened"),
 }
 UNTOUCHED = (
-    "wamkit/cli/demo",
     "wamkit/cli/estimate.py",
-    "wamkit/files/charts.py",
     "wamkit/train/plan.py",
 )
 
@@ -173,7 +172,8 @@ def faults(file: Path) -> Iterator[str]:
             yield f"{path}:{line}: the name {name}; say {instead}"
     for line, text in prose:
         for pattern, instead in PROSE.items():
-            if hit := re.search(pattern, text, re.IGNORECASE):
+            hit = re.search(pattern, text, re.IGNORECASE)
+            if hit and (path, hit[0]) not in ALLOWED:
                 yield f"{path}:{line}: {hit[0]!r} in {text[:60]!r}...; say {instead}"
 
 

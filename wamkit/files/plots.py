@@ -1,4 +1,4 @@
-"""Figures with matplotlib: one style, one palette, written whole or not at all.
+"""Figures with matplotlib: one style, one palette, written atomically.
 
     with plots.style():
         figure, (axes,) = plots.panels(1, 4, 2.5)
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, RULE, EMPTY = "#1d2125", "#5a6169", "#d5d2ca", "#eeece6"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#56b4e9", "#5f6b76", "#e69f00")
-"""After Okabe and Ito (2008): told apart with any color vision, and in shades of gray."""
+"""After Okabe and Ito (2008): distinguished by any color vision, and in shades of gray."""
 DASHES = ("-", "--", "-.", ":")
 MODALITY_COLORS = {"text": COLORS[6], "frames": COLORS[0], "values": COLORS[1]}
 VALUES = ("state", "action", "did", "next_state", "value")  # roles whose tokens are vectors
@@ -57,10 +57,8 @@ def expect_plots(*files: Path) -> None:
             names = " nor ".join(FORMATS)
             raise WamkitError(f"{file} is neither {names}", f"choose a name that ends in {names}")
     if absent := missing_modules():
-        words = " and ".join(absent)
-        raise WamkitError(
-            f"figures and reports need {words}, not installed here", install_hint("plots")
-        )
+        what = f"figures and reports need {' and '.join(absent)}, not installed here"
+        raise WamkitError(what, install_hint("plots"))
 
 
 def missing_modules() -> list[str]:
@@ -89,7 +87,7 @@ def panels(count: int, width: float, height: float, gap: float = 0.3) -> tuple[F
 
 
 def write(file: str | Path, figure: Figure, safe: str | None = None) -> Path:
-    """Write a figure as .svg or .png, whole or not at all; `safe` as in `durable`.
+    """Write a figure atomically as .svg or .png; `safe` as in `durable`.
 
     Raises WamkitError for another format, NotWrittenError if the file system refuses.
     """
@@ -113,7 +111,7 @@ def inline(figure: Figure, title: str) -> str:
     text = _drawn(figure, ".svg").decode()
     text = text[text.index("<svg ") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r' id="\w*?[a-z.]+\d?_\d+"', "", text)  # not unique beside other figures
+    text = re.sub(r' id="\w*?[a-z.]+\d?_\d+"', "", text)  # not unique in a page of figures
     for color, name in THEME.items():
         text = text.replace(f": {color}", f": var(--{name}, {color})")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(printable(title))}" ', 1)

@@ -114,13 +114,13 @@ def _tried(out: Path, settings: Settings, name: str, workers: Any, progress: Ope
         spec = spec_of(name, settings.seed)
         return judged(out, settings, spec, workers, progress)
     except SpecError as problem:
-        words = "; ".join(f"{found.why} ({found.hint})" for found in problem.conflicts)
+        message = "; ".join(f"{found.why} ({found.hint})" for found in problem.conflicts)
     except WamkitError as problem:
-        words = f"{problem.what} ({problem.hint})"
+        message = f"{problem.what} ({problem.hint})"
     except Exception as problem:  # of a plugin: reported like the others
-        words = f"{type(problem).__name__}: {problem}"
-    note(f"{name}: {words}")
-    return Way(name, spec, problem=words)
+        message = f"{type(problem).__name__}: {problem}"
+    note(f"{name}: {message}")
+    return Way(name, spec, problem=message)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ FRAMES, VALUES = plots.MODALITY_COLORS["frames"], plots.MODALITY_COLORS["values"
 
 
 def draw_results(rates: Mapping[str, Found]) -> str:
-    """Success of each name with its 95 % interval, and milliseconds of a decision beside it."""
+    """Success of each name with its 95 % interval, and milliseconds of a decision."""
     times = {
         name: found["latency_ms"]["policy"]["p50"]
         for name, found in rates.items()
@@ -45,8 +45,8 @@ def draw_results(rates: Mapping[str, Found]) -> str:
     right.set(xlim=(0, 1.5 * max(times.values(), default=1)), ylim=left.get_ylim(), yticks=())
     right.set_xticks([])
     right.spines["bottom"].set_visible(False)
-    told = "; ".join(f"{name}: {found['success_rate']:.0%}" for name, found in rates.items())
-    return plots.inline(figure, f"Success and time of a decision. {told}")
+    label = "; ".join(f"{name}: {found['success_rate']:.0%}" for name, found in rates.items())
+    return plots.inline(figure, f"Success and time of a decision. {label}")
 
 
 def draw_attention(facts: Mapping[str, Any]) -> str:
@@ -57,8 +57,8 @@ def draw_attention(facts: Mapping[str, Any]) -> str:
     plots.attention_table(axes, list(roles), sees, cell=cell)
     labels = [f"{printable(role)} ({count})" for role, count in roles.items()]
     axes.set_yticks(axes.get_yticks(), labels)
-    told = "; ".join(f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in sees.items())
-    return plots.inline(figure, f"Which role attends to which: {told}")
+    label = "; ".join(f"{row} sees {', '.join(seen) or 'nothing'}" for row, seen in sees.items())
+    return plots.inline(figure, f"Which role attends to which: {label}")
 
 
 def draw_timeline(spec: PolicySpec, execute_steps: int) -> str:

@@ -52,14 +52,14 @@ def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
+    def as_text(value: Any) -> Any:
         return value if isinstance(value, Markup) else printable(str(value))
 
     made = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=shown,
+        finalize=as_text,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -103,9 +103,9 @@ def begin(out: Path, settings: Settings) -> None:
     if file.is_file():
         then = _read(file)
         if changed := [name for name, value in asked.items() if then.get(name) != value]:
-            words = ", ".join(f"{name} = {then.get(name)}" for name in changed)
+            changes = ", ".join(f"{name} = {then.get(name)}" for name in changed)
             raise WamkitError(
-                f"{out} is a demo with {words}",
+                f"{out} is a demo with {changes}",
                 "ask for the same to continue it, or choose another folder with --out",
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -315,5 +315,5 @@ def _read(file: Path) -> Found:
 
 
 def _write(file: Path, found: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a result atomically."""
     write_text(file, strict_json.dumps(found, indent=2) + "\n")
