@@ -19,7 +19,8 @@ from typing import Any
 
 from ...config.parts import EnvironmentConfig
 from ...files.durable import write_bytes
-from ...simulate.env_pool import EnvPool
+from ...simulate.env_pool import EnvPool, Progress
+from ...simulate.environment import EnvObservation
 from ...simulate.episodes import Rollout
 from .stages import Found, OpenProgress, Way, keep_result, policy_runner
 
@@ -86,9 +87,10 @@ def render(config: EnvironmentConfig, rollouts: Sequence[Rollout]) -> list[list[
     with EnvPool(config, 1) as studio:
         for rollout in rollouts:
             studio.ask(0, "reset", rollout.seed)
-            looks = {0: studio.answer(0)}
+            looks: dict[int, EnvObservation] = {0: studio.answer(0)}
             studio.ask(0, "advance", [frame.action for frame in rollout.frames[:LONGEST]], 1)
-            looks |= studio.answer(0).looks
+            progress: Progress = studio.answer(0)
+            looks |= progress.observations
             made.append([next(iter(seen.images.values())) for seen in looks.values()])
     return made
 
