@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from math import gcd
 from operator import or_
 from pathlib import Path
@@ -269,16 +269,21 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
     for key in SCALARS:
         if key in raw:
             values[key] = raw[key]
-    scalars = create_model(
-        "Scalars",
-        __base__=Table,
-        **{k: (PolicySpec.model_fields[k].annotation, PolicySpec.model_fields[k]) for k in SCALARS},
-    )  # type: ignore[call-overload]
     try:
-        scalars.model_validate({k: raw[k] for k in SCALARS if k in raw})
+        _scalars().model_validate({k: raw[k] for k in SCALARS if k in raw})
     except ValidationError as error:
         conflicts += explain_mistakes(error, "", PolicySpec)
     return values, conflicts
+
+
+@lru_cache(maxsize=1)
+def _scalars() -> type[BaseModel]:
+    """The form of the values that stand in no section."""
+    fields = {
+        k: (PolicySpec.model_fields[k].annotation, PolicySpec.model_fields[k]) for k in SCALARS
+    }
+    made: type[BaseModel] = create_model("Scalars", __base__=Table, **fields)  # type: ignore[call-overload]
+    return made
 
 
 def parse_part(kind: str, raw: Any) -> Part:
