@@ -106,7 +106,9 @@ def test_parts_that_do_not_fit_are_refused_with_a_hint_that_works(raw: dict[str,
     assert complaints("state.size=3") != []
     assert complaints("state.size=3", "action_head.state=token") == []
     assert complaints("action_head.layer_stride=9") == ["set action_head.layer_stride to at most 4"]
-    assert complaints("video.num_observed=9") == ["set video.num_observed below video.num_frames"]
+    assert complaints("video.num_observed=9") == [
+        "set video.num_frames = 13, or video.num_observed = 1"
+    ]
     assert complaints("text_encoder.prompt_template=go") == [
         "write {instruction} where the instruction belongs"
     ]

@@ -18,7 +18,8 @@ from .parts import KINDS, Caution, Conflict, Finding, Part
 from .programs import level_conflicts
 from .registry import registry
 from .spec import PolicySpec, draft, read
-from .trained import named, strange_text_encoder, strange_vae
+from .tiling import resize_hint, retile
+from .trained import naming_hint, strange_text_encoder, strange_vae
 
 
 class _AbsentError(Exception):
@@ -168,7 +169,8 @@ def _channels(spec: PolicySpec) -> Iterator[Conflict]:
             between=("vae", "backbone"),
             why=f"{spec.vae.name} makes latents of {theirs} channels, "
             f"{spec.backbone.name} denoises latents of {ours}",
-            hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}, or "
+            hint="choose the VAE the backbone was trained with"
+            f"{naming_hint(spec.backbone, 'vae')}, or "
             'set vae.adapter = "linear" to learn projections between the two',
         )
 
@@ -182,7 +184,7 @@ def _guides(spec: PolicySpec) -> Iterator[Conflict]:
             why=f"this variant of {spec.backbone.name} is guided by {traits.cond_channels} "
             f"channels, {spec.vae.name} makes {spec.vae.stride[0]} of mask and "
             f"{spec.vae.channels} of latents",
-            hint=f"choose the VAE the backbone was trained with{named(spec.backbone, 'vae')}",
+            hint=f"choose the VAE the backbone was trained with{naming_hint(spec.backbone, 'vae')}",
         )
 
 
@@ -194,7 +196,7 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
             why=f"{spec.text_encoder.name} makes embeddings of width {theirs}, "
             f"{spec.backbone.name} reads width {ours}",
             hint='set text_encoder.adapter = "linear" to learn a projection, or choose the encoder '
-            f"the backbone was trained with{named(spec.backbone, 'text_encoder')}",
+            f"the backbone was trained with{naming_hint(spec.backbone, 'text_encoder')}",
         )
     if spec.backbone.traits.text == "none" and not spec.action_head.reads_text:
         yield Conflict(
@@ -214,16 +216,18 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
     stride, patch = spec.vae.stride, spec.backbone.traits.patch_size
-    for axis, size, s, p in zip(
-        ("high", "wide"), spec.cameras.canvas, stride[1:], patch[1:], strict=True
+    token = stride[1] * patch[1], stride[2] * patch[2]
+    fits = retile(spec.cameras, token).canvas
+    for axis, size, s, p, new in zip(
+        ("high", "wide"), spec.cameras.canvas, stride[1:], patch[1:], fits, strict=True
     ):
         if size % (s * p):
-            near = max(s * p, round(size / (s * p)) * s * p)
             yield Conflict(
                 between=("cameras", "vae", "backbone"),
                 why=f"the canvas is {size} pixels {axis}, which {spec.vae.name} (stride {s}) and "
                 f"{spec.backbone.name} (patch {p}) cannot cut into tokens of {s * p} pixels",
-                hint=f"change the sizes of the views so that the canvas is {near} pixels {axis}",
+                hint=f"change the sizes of the views so that the canvas is {new} pixels {axis}: "
+                f"{resize_hint(spec.cameras, token)}",
             )
 
 
@@ -247,7 +251,8 @@ def _clip(spec: PolicySpec) -> Iterator[Conflict]:
             why=f"{spec.video.num_observed} of {spec.video.num_frames} images are observed, "
             "none is left "
             "to imagine",
-            hint="set video.num_observed below video.num_frames",
+            hint=f"set video.num_frames = {spec.video.num_observed + stride}, or "
+            f"video.num_observed = 1",
         )
 
 
@@ -263,11 +268,16 @@ def _future(spec: PolicySpec) -> Iterator[Conflict]:
             "denoise",
         )
     elif imagined > 1 and traits.frames == "one":
+        hint = f"set video.num_frames = {context + stride}, and video.frame_stride to when that "
+        hint += "image is"
+        if imagined == spec.cameras.apart:
+            hint = (
+                'set cameras.layout = "side_by_side", so that the views of a moment are one frame'
+            )
         yield Conflict(
             between=("backbone", "video.num_frames"),
             why=f"{spec.backbone.name} edits images: it denoises one frame a pass, not {imagined}",
-            hint=f"set video.num_frames = {context + stride}, and video.frame_stride to when that "
-            "image is",
+            hint=hint,
         )
 
 
@@ -279,13 +289,13 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
     token = [times * s * p for s, p in zip(stride[1:], patch[1:], strict=True)]
     canvas = spec.cameras.canvas
     if any(n % t for n, t in zip(canvas, token, strict=True)):
-        near = [max(t, round(n / t) * t) for n, t in zip(canvas, token, strict=True)]
+        high, wide = retile(spec.cameras, (token[0], token[1])).canvas
         yield Conflict(
             between=("video.target_downscale", "cameras"),
             why=f"images of {canvas[0]}x{canvas[1]} that are made {times} times smaller cannot "
             f"be cut into tokens of {stride[1] * patch[1]}x{stride[2] * patch[2]} pixels",
-            hint=f"change the views so that the canvas is {near[0]}x{near[1]}, or set "
-            "video.target_downscale = 1",
+            hint=f"change the views so that the canvas is {high}x{wide}: "
+            f"{resize_hint(spec.cameras, (token[0], token[1]))}, or set video.target_downscale = 1",
         )
     if traits.cond_channels:
         yield Conflict(
@@ -303,17 +313,19 @@ def _state(spec: PolicySpec) -> Iterator[Conflict]:
         yield Conflict(
             between=("actions.groups", "state.size"),
             why="relative actions are differences to the state, and the policy gets no state",
-            hint="set state.size, or make the group absolute or delta",
+            hint=f"set state.size = {spec.actions.size}, or to that of your robot, or make the "
+            "group absolute or delta",
         )
 
 
 def _relative(spec: PolicySpec) -> Iterator[Conflict]:
-    for group in spec.actions.groups:
+    for place, group in enumerate(spec.actions.groups):
         if group.kind == "relative" and group.state is None:
             yield Conflict(
                 between=("actions.groups",),
                 why=f"group {group.name!r} is relative but does not say to what in the state",
-                hint=f"add state = (the place of {group.name}'s first number in the state)",
+                hint=f"set actions.groups.{place}.state = {_start(spec, place)}, or to the place "
+                f"of {group.name}'s first value in the state",
             )
         elif (
             group.kind == "relative"
@@ -324,8 +336,15 @@ def _relative(spec: PolicySpec) -> Iterator[Conflict]:
                 between=("actions.groups", "state.size"),
                 why=f"group {group.name!r} is relative to values {group.state} to "
                 f"{(group.state or 0) + group.size - 1} of a state of {spec.state.size}",
-                hint="change state, size, or state.size",
+                hint=f"set state.size = {(group.state or 0) + group.size}, or "
+                f"actions.groups.{place}.state = {_start(spec, place)}",
             )
+
+
+def _start(spec: PolicySpec, place: int) -> int:
+    """Where the values of a group begin in a state that is ordered as the action is, if they do."""
+    before, size = spec.actions.groups[:place], spec.actions.groups[place].size
+    return max(0, min(sum(group.size for group in before), spec.state.size - size))
 
 
 def missing_files(part: Part) -> list[str]:

@@ -121,7 +121,7 @@ def _words(
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'|(-?\d+)", item["ctx"]["expected"])
         known = [word or number for word, number in allowed]
-        if field is not None and (literal := _allowed_values(field.annotation)):
+        if field is not None and (literal := allowed_values(field.annotation)):
             known = [str(value) for value in literal]
         listed = f"write one of {', '.join(known)}"
         near = did_you_mean(str(item["input"]), known)
@@ -218,11 +218,11 @@ def _model_at(cls: type[BaseModel], loc: Place) -> type[BaseModel] | None:
     return model
 
 
-def _allowed_values(annotation: Any) -> list[Any]:
+def allowed_values(annotation: Any) -> list[Any]:
     """The values of a type that lists them."""
     if "Literal" in str(getattr(annotation, "__origin__", "")):
         return list(get_args(annotation))
-    return [v for a in get_args(annotation) if not isinstance(a, str) for v in _allowed_values(a)]
+    return [v for a in get_args(annotation) if not isinstance(a, str) for v in allowed_values(a)]
 
 
 def _form_of(field: FieldInfo, key: str) -> str:
@@ -230,7 +230,7 @@ def _form_of(field: FieldInfo, key: str) -> str:
     if forms := models_in(field.annotation):
         table = example(forms[0])
         return f"[{table}]" if "tuple" in str(field.annotation) else table
-    if allowed := _allowed_values(field.annotation):
+    if allowed := allowed_values(field.annotation):
         return f"one of {', '.join(map(str, allowed))}"
     value = _value(field)
     return json.dumps(value) if isinstance(value, str) else str(value)

@@ -417,12 +417,14 @@ class ParadigmConfig(Part):
             - numbers
         )
         if viewers and not spec.action_head.exposes_tokens:
+            from .alternatives import heads_with_tokens
+
             yield Conflict(
                 between=("paradigm", "action_head"),
                 why=f"{self.name} lets {', '.join(viewers)} attend to the action, but "
                 f"{spec.action_head.name} only reads the video and exposes no tokens",
-                hint="choose an action_head with tokens of its own (`wamkit list action_head`), or "
-                "a paradigm in which only the action looks at the action",
+                hint=f"choose an action_head with tokens of its own{heads_with_tokens()}, or a "
+                "paradigm in which only the action looks at the action",
             )
 
 

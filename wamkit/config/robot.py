@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from .parts import Conflict
+from .tiling import resize_hint
 from .values import Table
 
 Normalization = Literal["min_max", "mean_std", "quantile", "none"]
@@ -116,7 +117,7 @@ class CameraConfig(Section):
         if self.layout == "frame_per_view":
             return {view.name: (0, 0, *view.size) for view in self.views}
         boxes, top = {}, 0
-        for row in self._rows():
+        for row in self.rows():
             left = 0
             for view in row:
                 boxes[view.name] = (top, left, *view.size)
@@ -130,7 +131,8 @@ class CameraConfig(Section):
         boxes = self.boxes().values()
         return max(t + h for t, _, h, _ in boxes), max(left + w for _, left, _, w in boxes)
 
-    def _rows(self) -> list[tuple[View, ...]]:
+    def rows(self) -> list[tuple[View, ...]]:
+        """The views of each row of the canvas, from the top."""
         if self.layout == "side_by_side":
             return [self.views]
         if self.layout == "frame_per_view":
@@ -154,24 +156,26 @@ class CameraConfig(Section):
             yield Conflict(
                 between=("cameras.views",),
                 why=f"views that are latent frames must be of one size, found {sizes}",
-                hint="give them the same size, or lay them on one canvas with another layout",
+                hint=f"give them the same size: {resize_hint(self)}; or lay them on one canvas "
+                "with another layout",
             )
             return
-        rows = self._rows()
+        rows = self.rows()
         for row in rows:
             if len({view.size[0] for view in row}) > 1:
                 sizes = ", ".join(f"{v.name} {v.size[0]}" for v in row)
                 yield Conflict(
                     between=("cameras.views",),
                     why=f"views in one row must be equally high, found {sizes}",
-                    hint="give them the same size[0]",
+                    hint=f"give them the same size[0]: {resize_hint(self)}",
                 )
         widths = [sum(view.size[1] for view in row) for row in rows]
         if len(set(widths)) > 1:
             yield Conflict(
                 between=("cameras.layout", "cameras.views"),
                 why=f"rows of a {self.layout} must be equally wide, found {widths}",
-                hint="change the sizes of the views so that every row has the same total width",
+                hint="change the sizes of the views so that every row has the same total width: "
+                f"{resize_hint(self)}",
             )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .parts import BackboneConfig, Caution
+from .registry import registry
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
@@ -20,6 +21,14 @@ def named(backbone: BackboneConfig, kind: str) -> str:
     """The parts of a kind that the backbone was trained with, in brackets; empty if not known."""
     names = getattr(backbone.traits.trained_with, kind)
     return f" ({' or '.join(names)})" if names else ""
+
+
+def naming_hint(backbone: BackboneConfig, kind: str) -> str:
+    """Those parts for a hint, with the key that names the first that is installed."""
+    names = getattr(backbone.traits.trained_with, kind)
+    installed = [f'"{name}"' for name in names if name in registry().parts[kind]]
+    setting = f": set {kind}.name = {' or '.join(installed)}" if installed else ""
+    return f"{named(backbone, kind)}{setting}"
 
 
 def strange_vae(spec: PolicySpec) -> Iterator[Caution]:

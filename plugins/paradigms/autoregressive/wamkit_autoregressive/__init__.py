@@ -144,7 +144,7 @@ class Autoregressive(ParadigmConfig):
                 why=f"{self.name} goes from block to block of imagined frames, and "
                 f"{backbone.name} has no velocity to imagine them with",
                 hint="choose a backbone that was trained to denoise, or a paradigm whose action "
-                "needs no future, such as single_pass",
+                'needs no future, such as single_pass: set paradigm.name = "single_pass"',
             )
         elif not spec.latent_frames[1]:
             yield Conflict(

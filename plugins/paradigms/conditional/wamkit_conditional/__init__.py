@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from wamkit.config.alternatives import other_heads
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.config.visibility import Visibility, everyone
@@ -111,8 +112,9 @@ class Conditional(ParadigmConfig):
                 between=("paradigm", "action_head"),
                 why=f"conditional tells the network actions and asks what follows, and "
                 f"{spec.action_head.name} predicts vectors without reading any",
-                hint="choose an action_head that denoises (`wamkit list action_head`), or another "
-                "paradigm, such as single_pass",
+                hint="choose an action_head that denoises"
+                f"{other_heads(lambda cls: not cls.is_regression)}, or another paradigm, such as "
+                'single_pass: set paradigm.name = "single_pass"',
             )
         tied = [part for part in ("video", "action") if getattr(spec.schedules, part).shared_sigma]
         if self.levels == "independent" and tied:

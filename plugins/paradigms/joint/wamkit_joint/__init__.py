@@ -86,7 +86,8 @@ class Joint(ParadigmConfig):
                 "images none is left to imagine",
                 hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}"
                 if spec.backbone.traits.imagines
-                else "choose a paradigm whose action needs no future, such as single_pass",
+                else "choose a paradigm whose action needs no future, such as single_pass: "
+                'set paradigm.name = "single_pass"',
             )
         if self.refresh == "every":
             return

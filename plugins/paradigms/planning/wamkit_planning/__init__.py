@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from wamkit.config.alternatives import other_heads
 from wamkit.config.hooks import hookimpl
 from wamkit.config.nested import Inner, parse_paradigm, within
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
@@ -117,8 +118,9 @@ class Planning(ParadigmConfig):
                 between=("paradigm", "action_head"),
                 why=f"planning chooses among proposals, and {spec.action_head.name} predicts "
                 "vectors at once: all proposals would be the same",
-                hint="choose an action_head that denoises (`wamkit list action_head`), or write "
-                f"the inner paradigm, {self.inner.name}, in place of planning",
+                hint="choose an action_head that denoises"
+                f"{other_heads(lambda cls: not cls.is_regression)}, or write the inner paradigm "
+                f'alone: set paradigm.name = "{self.inner.name}"',
             )
         if self.inner.chunks_per_sample > 1:
             yield Conflict(
