@@ -9,18 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from ..config.registry import registry
+from ._completion import filter_prefix
 from ._output import console
 
 
 def complete_environment(incomplete: str) -> list[str]:
     """The environments that begin like this, and behind a colon the tasks of one."""
     found = registry()
-    offered = list(names := found.names("environment"))
+    candidates = list(names := found.names("environment"))
     for name in names:
         if incomplete.startswith(f"{name}:"):
             cls: Any = found.get("environment", name)
-            offered += [f"{name}:{task}" for task in cls.subjects]
-    return [name for name in offered if name.startswith(incomplete)]
+            candidates += [f"{name}:{task}" for task in cls.subjects]
+    return filter_prefix(candidates, incomplete)
 
 
 ENV_HELP = "An environment (`wamkit list environment`), with its task after a colon."

@@ -11,30 +11,38 @@ from ..config.parts import ALL_KINDS
 from ..config.registry import registry
 from ..config.seeds import MOST
 from ..config.trust import trusting_paths
+from ._complete_keys import complete_setting
+from ._completion import complete_spec, filter_prefix
 
 
 def complete_kind(incomplete: str) -> list[str]:
     """The kinds that begin like this."""
-    return [kind for kind in ALL_KINDS if kind.startswith(incomplete)]
+    return filter_prefix(ALL_KINDS, incomplete)
 
 
 def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
     """The installed parts of the kind before it that begin like this."""
     kind = ctx.params.get("kind")
     known = registry().names(kind) if kind in ALL_KINDS else []
-    return [name for name in known if name.startswith(incomplete)]
+    return filter_prefix(known, incomplete)
 
 
 Kind = Annotated[str, typer.Argument(help="A kind of part.", autocompletion=complete_kind)]
 Name = Annotated[str, typer.Argument(help="A part of that kind.", autocompletion=complete_name)]
 Spec = Annotated[
     Path,
-    typer.Argument(metavar="SPEC", help="A .toml, .yaml or .json spec, a saved policy or a run."),
+    typer.Argument(
+        metavar="SPEC",
+        help="A .toml, .yaml or .json spec, a saved policy or a run.",
+        autocompletion=complete_spec,
+    ),
 ]
 Source = Annotated[
     Path,
     typer.Argument(
-        metavar="SPEC_OR_FOLDER", help="A spec, or the folder of a saved policy or a run."
+        metavar="SPEC_OR_FOLDER",
+        help="A spec, or the folder of a saved policy or a run.",
+        autocompletion=complete_spec,
     ),
 ]
 Overrides = Annotated[
@@ -43,6 +51,7 @@ Overrides = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Set one value, such as schedules.action.steps=5; may be repeated.",
+        autocompletion=complete_setting,
     ),
 ]
 Tiny = Annotated[bool, typer.Option("--tiny", help="The same composition at toy size.")]

@@ -12,6 +12,7 @@ import typer
 
 from ..config.spec import PolicySpec
 from ..files import plots
+from ._completion import complete_spec
 from ._folding import brief
 from ._options import Device, Json, Overrides
 from ._output import FOUND, INTERRUPTED, emit, note, say, show_table, spinner, table
@@ -44,7 +45,10 @@ class Row:
 
 
 def command(
-    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Specs to compare.")],
+    specs: Annotated[
+        list[Path],
+        typer.Argument(metavar="SPEC...", help="Specs to compare.", autocompletion=complete_spec),
+    ],
     plot: Annotated[Path | None, typer.Option(help="Figure to write, .svg or .png.")] = None,
     measure: Annotated[
         bool, typer.Option(help="Also time a chunk at toy size on this machine.")

@@ -12,6 +12,7 @@ import typer
 from ..config.spec import PolicySpec, parse, read
 from ..errors import WamkitError
 from ..files.durable import write_bytes, write_text
+from ._completion import complete_folder
 from ._folding import duration, unbroken
 from ._options import Column, Json, Overrides, Tolerance
 from ._output import FOUND, console, emit, note, say, show_table, spinner, table
@@ -42,7 +43,12 @@ TAKES = {
 def command(
     action: Annotated[Action, typer.Argument(help="Find faults, show, or compute statistics.")],
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A LeRobot data set, version 3 or 2.1.")
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A LeRobot data set, version 3 or 2.1.",
+            autocompletion=complete_folder,
+        ),
     ],
     spec: Annotated[Path | None, typer.Option(help="Policy to train on it (check, stats).")] = None,
     overrides: Overrides = None,

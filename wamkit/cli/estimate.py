@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import WamkitError, did_you_mean
+from ._complete_keys import complete_training
 from ._folding import brief, duration
 from ._options import Json, Overrides, Spec
 from ._output import FOUND, emit, note, say, show_table, spinner, table
@@ -44,7 +45,12 @@ def command(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--train", metavar="KEY=VALUE", help="Set one of them, as for `train`."),
+        typer.Option(
+            "--train",
+            metavar="KEY=VALUE",
+            help="Set one of them, as for `train`.",
+            autocompletion=complete_training,
+        ),
     ] = None,
     utilization: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")

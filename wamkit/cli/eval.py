@@ -14,6 +14,7 @@ from ..errors import SpecError, WamkitError
 from ..files import strict_json
 from ..files.durable import recover, replacing_folder
 from ..files.paths import expand_home
+from ._completion import complete_policy
 from ._env_options import EnvOption, EnvSettings, Processes, progress
 from ._options import Device, Json, Overrides
 from ._output import emit, note, say, show_table, table
@@ -33,7 +34,11 @@ BASELINES = ("random", "expert")
 def command(
     policy: Annotated[
         str,
-        typer.Argument(metavar="POLICY", help="A saved policy or a run, or `random` or `expert`."),
+        typer.Argument(
+            metavar="POLICY",
+            help="A saved policy or a run, or `random` or `expert`.",
+            autocompletion=complete_policy,
+        ),
     ],
     env: EnvOption,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 20,

@@ -11,6 +11,7 @@ import typer
 from ..config.compositions import Cell, matrix
 from ..files.durable import as_not_written, make_folder, write_text
 from ..files.printable import escape_markdown
+from ._completion import name_completion
 from ._options import Json
 from ._output import emit, mark, say, show_table, spinner, table
 from .check import warn
@@ -20,10 +21,16 @@ EXAMPLE = "wamkit matrix --paradigm single_pass --out matrix.md"
 Names = list[str] | None
 
 
+def _only(kind: str) -> Any:
+    return typer.Option(
+        help="Only this one; may be repeated.", autocompletion=name_completion(kind)
+    )
+
+
 def command(
-    backbone: Annotated[Names, typer.Option(help="Only this one; may be repeated.")] = None,
-    action_head: Annotated[Names, typer.Option(help="Only this one; may be repeated.")] = None,
-    paradigm: Annotated[Names, typer.Option(help="Only this one; may be repeated.")] = None,
+    backbone: Annotated[Names, _only("backbone")] = None,
+    action_head: Annotated[Names, _only("action_head")] = None,
+    paradigm: Annotated[Names, _only("paradigm")] = None,
     out: Annotated[Path | None, typer.Option(help="A .md or .json file to write as well.")] = None,
     json: Json = False,
 ) -> None:

@@ -13,6 +13,7 @@ from ..config.spec import PolicySpec, parse, read
 from ..errors import WamkitError
 from ..files.paths import read_text
 from ..files.placeholders import refuse_placeholder
+from ._completion import complete_folder
 from ._folding import unbroken
 from ._options import Column, Device, Json, Overrides, Spec, Tolerance
 from ._output import console, emit, say
@@ -49,7 +50,11 @@ def command(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="LeRobot data set with clips (latents) or tasks (text)."),
+        typer.Option(
+            metavar="DIR",
+            help="LeRobot data set with clips (latents) or tasks (text).",
+            autocompletion=complete_folder,
+        ),
     ] = None,
     overrides: Overrides = None,
     column: Column = None,

@@ -23,6 +23,7 @@ from ..config.parts import (
 )
 from ..config.registry import registry
 from ..config.spec import override, parse_part
+from ._complete_keys import complete_part_setting
 from ._folding import count, fold_items, folds, width
 from ._options import Json, Kind, Name
 from ._output import emit, say, show_table, table
@@ -36,7 +37,12 @@ def command(
     name: Name,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set one key; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set one key; may be repeated.",
+            autocompletion=complete_part_setting,
+        ),
     ] = None,
     params: Annotated[
         bool, typer.Option("--params", help="Count parameters, without allocating any.")

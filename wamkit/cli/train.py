@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import runs
+from ._complete_keys import complete_training
+from ._completion import complete_folder
 from ._folding import unbroken
 from ._options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
 from ._output import INTERRUPTED, console, emit, note, say
@@ -23,7 +25,14 @@ EXAMPLE = "wamkit train spec.toml --data recordings/cups --out runs/cups --steps
 
 def command(
     source: Source,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="LeRobot data set to train on.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="LeRobot data set to train on.",
+            autocompletion=complete_folder,
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Number of optimizer updates.")] = None,
     batch: Annotated[
@@ -39,6 +48,7 @@ def command(
             "--train",
             metavar="KEY=VALUE",
             help="Set one of them, such as ema=0.999 or parts.backbone.freeze=true.",
+            autocompletion=complete_training,
         ),
     ] = None,
     logger: Annotated[
