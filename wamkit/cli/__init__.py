@@ -5,6 +5,7 @@ A verb is a module with a function `command`, whose signature is its command lin
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from ..errors import did_you_mean
 from ..files.variables import VARIABLES
+from ._completion import complete_behind, join_words
 from ._help import Verb, formatter
 from ._notes import print_notes
 from ._options import trust_paths
@@ -27,6 +29,7 @@ VERBS = {
     "explain": "explain",
     "schema": "schema",
     "matrix": "matrix",
+    "compose": "compose.command",
     "compare": "compare",
     "bench": "bench",
     "build": "build",
@@ -127,4 +130,6 @@ def _root(
 
 def main() -> None:
     """Run the command line of this process."""
+    if lead := join_words(os.environ):
+        complete_behind(lead, lambda: app(prog_name="wamkit"))
     app(prog_name="wamkit")

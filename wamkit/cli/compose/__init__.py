@@ -1,0 +1,1 @@
+"""`wamkit compose`: a whole spec from some of its parts."""
