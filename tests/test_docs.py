@@ -6,11 +6,14 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,21 +46,51 @@ def home(tmp_path_factory: Any) -> Path:
     return folder
 
 
-def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, str, str]:
-    """One command line in this process, as the shell would run it."""
+def _run_main(args: list[str], capsys: Any) -> tuple[int, str, str]:
     from wamkit.cli import main
 
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", args)
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, *capsys.readouterr()
+
+
+def _serve_until_asked(args: list[str], home: Path) -> tuple[int, str, str]:
+    """Serve on a free port, in a process of its own, until a client got a chunk."""
+    from wamkit.serve.client import Client
+
+    args[args.index("--port") + 1] = "0"
+    command = [sys.executable, "-m", *args]
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        output = ""
+        for line in server.stdout:
+            output += line
+            if found := re.search(r"ready at ws://127.0.0.1:(\d+)", line):
+                with Client(port=int(found[1]), timeout=60) as policy:
+                    (view,) = policy.metadata["cameras"].values()
+                    state = policy.metadata["state"]
+                    seen = {view["key"]: np.zeros((64, 64, 3), np.uint8), "prompt": "press"}
+                    seen |= {state["key"]: np.zeros(state["size"], np.float32)}
+                    assert policy.infer(seen)["actions"].shape == (8, 4)
+                server.send_signal(signal.SIGINT)
+    assert server.returncode == 130 and "ready at" in output  # as shells count Ctrl-C
+    return 0, output, ""
+
+
+def _run(command: str, home: Path, monkeypatch: Any, capsys: Any) -> tuple[int, str, str]:
+    """One command line in this process, as the shell would run it."""
     args = shlex.split(SHORTENED.get(command, command), comments=True)
     assert args[0] == "wamkit"
     args, into = (args[:-2], args[-1]) if args[-2:-1] == [">"] else (args, None)
     monkeypatch.chdir(home)
-    monkeypatch.setattr(sys, "argv", args)
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    out, err = capsys.readouterr()
+    if args[1] == "serve":
+        return _serve_until_asked(args, home)
+    code, out, err = _run_main(args, capsys)
     if into is not None:
         (home / into).write_text(out)
     return code, out, err
