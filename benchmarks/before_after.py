@@ -41,11 +41,13 @@ def work(tree: str, width: int, layers: int, mode: str) -> None:
 
     torch.set_num_threads(1)
     policy = baseline.small(width, layers)
-    inputs = baseline.blank(policy, baseline.observation(policy.spec, batch=1))
+    prepare: Any = getattr(baseline, "inference_inputs", None) or baseline.blank  # older: blank
+    sample: Any = getattr(policy, "sample", None) or policy.decide  # older: decide
+    inputs = prepare(policy, baseline.observation(policy.spec, batch=1))
     policy.set_mode(mode)
     for _ in sys.stdin:
         begun = spent()
-        policy.sample(inputs, seed=0)
+        sample(inputs, seed=0)
         print(json.dumps(spent() - begun), flush=True)
 
 
