@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wamkit.acceleration.compile_modules import compile_pass
+from wamkit.acceleration.compile_modules import CompiledPass
 from wamkit.config.compositions import Cell, matrix
 from wamkit.engine.attention import Inside, run_pass
 from wamkit.engine.passes import PassRunner
@@ -44,7 +44,7 @@ def _name(cell: Cell) -> str:
 
 def compiled(policy: Policy) -> Policy:
     """The policy, its passes traced and run as they were traced."""
-    policy.runner = PassRunner(partial(compile_pass, backend="eager"))
+    policy.runner = PassRunner(partial(CompiledPass, backend="eager"))
     return policy
 
 
@@ -156,5 +156,21 @@ def test_two_streams_of_one_tensor_are_two_in_every_layer() -> None:
     with torch.no_grad():
         expected = run_pass(plan, streams, keys).tokens
         torch._dynamo.reset()
-        found = compile_pass(run_pass, backend="eager")(plan, streams, keys)
+        found = CompiledPass(run_pass, backend="eager")(plan, streams, keys)
     same_values(found.tokens, expected)
+
+
+def test_steps_with_one_cache_are_looked_at_once() -> None:
+    policy, seen = compiled(redrawn(Policy.from_spec(TOY.spec))), observation(TOY.spec)
+    same_chunk(policy, seen)
+    looked_at, looks = [], CompiledPass.__call__
+
+    def counted(self: CompiledPass, *args: Any) -> Any:
+        looked_at.append(args[0])
+        return looks(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CompiledPass, "__call__", counted)
+        policy.act(seen, seed=0)
+    plans = [plan for plan in looked_at if isinstance(plan, tuple)]
+    assert TOY.spec.schedules.action.steps > 1 and len(plans) == len({*map(id, plans)})

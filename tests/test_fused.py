@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wamkit.acceleration import fused_linear as fused
-from wamkit.acceleration.compile_modules import compile_pass
+from wamkit.acceleration.compile_modules import CompiledPass
 from wamkit.acceleration.fused_linear import fuse, fused_linear, unfuse
 from wamkit.config.compositions import matrix
 from wamkit.engine.passes import PassRunner
@@ -363,7 +363,7 @@ def test_a_step_of_training_is_acted_on() -> None:
 def test_a_policy_that_was_moved_is_fused_again(part: str, mode: str) -> None:
     built = policy()
     if mode == "compile":
-        built.runner = PassRunner(partial(compile_pass, backend="eager"))
+        built.runner = PassRunner(partial(CompiledPass, backend="eager"))
     built.act(observation(built.spec), seed=0)
     module: Any = built if part == "policy" else built.backbone
     state = {name: 1.5 * x for name, x in module.state_dict().items()}
@@ -392,7 +392,7 @@ def test_compiled_blocks_are_whole_and_have_one_product() -> None:
 def test_compiled_blocks_are_never_stale_whoever_enters_them() -> None:
     built = policy()
     batch = batch_of(built.spec)
-    built.runner = PassRunner(partial(compile_pass, backend="eager"))
+    built.runner = PassRunner(partial(CompiledPass, backend="eager"))
     built.act(observation(built.spec), seed=0)
     built.load_state_dict({k: 1.5 * v for k, v in built.state_dict().items()}, assign=True)
     found = built.loss(batch, seed=0).total

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import wamkit
-from wamkit.acceleration.compile_modules import compile_pass
+from wamkit.acceleration.compile_modules import CompiledPass
 from wamkit.config.compositions import Cell, matrix
 from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
@@ -43,7 +43,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 def traced() -> PassRunner:
     """Compiles without generating code: what is tested is that passes are whole."""
-    return PassRunner(partial(compile_pass, backend="eager"))
+    return PassRunner(partial(CompiledPass, backend="eager"))
 
 
 def graphs() -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import wamkit
-from wamkit.acceleration.compile_modules import blocks, compile_pass
+from wamkit.acceleration.compile_modules import CompiledPass, blocks
 from wamkit.acceleration.quantize import KINDS, MIN_ELEMENTS, check_kind, quantizable_layers
 from wamkit.bench.quantization import measure_quantized, relative_error
 from wamkit.checkpoints.safetensors import cast
@@ -94,7 +94,7 @@ def test_rounded_blocks_are_compiled_whole(kind: str, backend: str) -> None:
     rounded = policy()
     rounded.quantize(kind, min_elements=SMALL)
     expected = acted(rounded)
-    rounded.runner = PassRunner(partial(compile_pass, backend=backend))
+    rounded.runner = PassRunner(partial(CompiledPass, backend=backend))
     same_values(acted(rounded), expected, 0.002)
 
 

@@ -1,6 +1,6 @@
 """What runs through torch.compile: passes, blocks that learn, and a VAE's `encode`.
 
-A pass of a policy that acts is one compiled function (`compile_pass`), in which equal layers are
+A pass of a policy that acts is one compiled function (`CompiledPass`), in which equal layers are
 compiled once. In training the methods of a block are compiled one by one, so that whatever is
 wrapped around them, such as the gathering of sharded weights, stays outside.
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import WamkitError
 from .single_frame_conv import SingleFrameVAE
@@ -21,39 +22,98 @@ from .single_frame_conv import SingleFrameVAE
 METHODS = ("pre_attention", "post_attention")
 """Of a block (`wamkit.engine.attention.Block`): what is compiled."""
 
+INDUCTOR = {"size_asserts": False}
+"""Shapes have guards already."""
 
-def compile_pass(function: Callable[..., Any], *, backend: str = "inductor") -> Callable[..., Any]:
+
+class Repeat(NamedTuple):
+    """A call of compiled code, to be made again with other tensors in some places."""
+
+    code: Callable[..., Any]  # graph inputs to graph outputs
+    inputs: list[Any]
+    places: list[int]  # of the tensors that change, among the inputs
+    forms: list[Any]  # that the code takes for granted of them
+    order: list[int]  # of the tensors in the result, among the outputs
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the code is made for tensors of these shapes, strides, dtypes and devices."""
+        return _forms(tensors) == self.forms
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors in the result."""
+        inputs = self.inputs.copy()
+        for place, x in zip(self.places, tensors, strict=True):
+            inputs[place] = x
+        out = self.code(*inputs)
+        return [out[i] for i in self.order]
+
+
+def _forms(tensors: Sequence[Tensor]) -> list[Any]:
+    return [(x.shape, x.stride(), x.dtype, x.device) for x in tensors]
+
+
+class CompiledPass:
     """A pure function of modules and tensors as one compiled graph for each set of shapes.
 
     Modules, their weights' dtypes and shapes, and plain values of the first argument are taken not
     to change: looking at them at every call takes longer than a small pass. Who calls it looks once
     a chunk, and compiles anew if they did (`PassRunner.renew`). Weights that are written in place
     are read where they lie.
-
-    Raises:
-        WamkitError: Something in it cannot be compiled; raised when it is called.
     """
-    config = torch._dynamo.config
-    # A policy meets more shapes than dynamo's default of 8: prefill and steps, role by role.
-    config.recompile_limit = max(config.recompile_limit, 256)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
-    options: dict[str, Any] = {"guard_filter_fn": _guards_of_inputs}
-    if backend == "inductor":
-        options["size_asserts"] = False
-    compiled = torch.compile(
-        own(function), backend=backend, fullgraph=True, dynamic=False, options=options
-    )
 
-    def run(*args: Any) -> Any:
+    def __init__(self, function: Callable[..., Any], *, backend: str = "inductor") -> None:
+        config = torch._dynamo.config
+        # A policy meets more shapes than dynamo's default of 8: prefill and steps, role by role.
+        config.recompile_limit = max(config.recompile_limit, 256)
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+        self._patches = {"config_patches": INDUCTOR} if backend == "inductor" else {}
+        self._backend = torch._dynamo.lookup_backend(backend)
+        self._calls: list[Any] | None = None
+        options: Any = {"guard_filter_fn": _guards_of_inputs}
+        self._compiled = torch.compile(
+            own(function), backend=self._watched, fullgraph=True, dynamic=False, options=options
+        )
+
+    def _watched(self, graph: Any, inputs: Any, **_: Any) -> Callable[..., Any]:
+        """What the backend makes of a graph; its calls are recorded for `repeatable`."""
+        code = self._backend(graph, inputs, **self._patches)
+
+        def call(*given: Any) -> Any:
+            out = code(*given)
+            if self._calls is not None:
+                self._calls.append((code, given, out))
+            return out
+
+        return call
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's result. Raises WamkitError if something in it cannot be compiled."""
         try:
-            return compiled(*args)
+            return self._compiled(*args)
         except torch._dynamo.exc.Unsupported as error:
             raise WamkitError(
                 f"this policy cannot be compiled: {error.msg}",
                 'let the methods of blocks only compute, or choose mode "eager"',
             ) from None
 
-    return run
+    def repeatable(self, tensors: Sequence[Tensor], *args: Any) -> tuple[Any, Repeat | None]:
+        """The result of a call, and how to make it again with others of its `tensors`.
+
+        Whatever else it was given is then taken to be the same. None where the compiled code does
+        not read each of the tensors as it is, or returns others than those in the result.
+        """
+        self._calls = []
+        try:
+            result = self(*args)
+            code, given, out = self._calls[-1]
+        finally:
+            self._calls = None
+        inputs, outputs = [*map(id, given)], [*map(id, out)]
+        wanted, found = [*map(id, tensors)], [*map(id, tree_leaves(result))]
+        if not {*wanted} <= {*inputs} or not {*found} <= {*outputs} or len({*wanted}) < len(wanted):
+            return result, None
+        places, order = [*map(inputs.index, wanted)], [*map(outputs.index, found)]
+        return result, Repeat(code, list(given), places, _forms(tensors), order)
 
 
 def _guards_of_inputs(entries: Sequence[Any]) -> list[bool]:

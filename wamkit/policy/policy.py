@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..acceleration.compile_modules import as_written, compile_encoder, compile_pass
+from ..acceleration.compile_modules import CompiledPass, as_written, compile_encoder
 from ..acceleration.fused_linear import FusedLinear, fuse, unfuse
 from ..acceleration.precision import exact, lowered
 from ..acceleration.quantize import MIN_ELEMENTS, QuantizationReport, check_kind, quantize
@@ -160,7 +160,7 @@ class Policy(DeviceModule):
         as_written(self)
         self._graphs.clear()
         self._invalidate()
-        self.runner = PassRunner(compile_pass if compiles(chosen) else None)
+        self.runner = PassRunner(CompiledPass if compiles(chosen) else None)
         if compiles(chosen) and self.device.type == "cuda":  # on a CPU it gains nothing
             compile_encoder(self.vae)
         if captures(chosen):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from wamkit_qwen_image import QwenImage
 
-from wamkit.acceleration.compile_modules import compile_pass
+from wamkit.acceleration.compile_modules import CompiledPass
 from wamkit.engine.passes import PassRunner
 from wamkit.policy.policy import Policy
 from wamkit.testing.backbone_contract import STACK, grid, placed_by_hand
@@ -65,7 +65,7 @@ def test_equal_layers_are_compiled_once() -> None:
         return graph.forward
 
     wanted = policy.act(seen, seed=0).values
-    policy.runner = PassRunner(partial(compile_pass, backend=record))  # type: ignore[arg-type]
+    policy.runner = PassRunner(partial(CompiledPass, backend=record))  # type: ignore[arg-type]
     same_values(policy.act(seen, seed=0).values, wanted)
     prefill, step = regions
     assert len(prefill) == 2 and len(set(prefill)) == 1  # the last layer makes keys alone
