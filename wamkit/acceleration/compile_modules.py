@@ -22,8 +22,9 @@ from .single_frame_conv import SingleFrameVAE
 METHODS = ("pre_attention", "post_attention")
 """Of a block (`wamkit.engine.attention.Block`): what is compiled."""
 
-INDUCTOR = {"size_asserts": False}
-"""Shapes have guards already."""
+INDUCTOR = {"size_asserts": False, "cpp.vec_isa_ok": True}
+"""Shapes have guards already; and a compiler that torch supports knows the vector instructions of
+the processor, of which inductor would try out each first, for five seconds."""
 
 
 class Repeat(NamedTuple):
