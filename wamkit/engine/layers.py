@@ -279,6 +279,10 @@ class Embedder(nn.Module):
         return self.linear_2(self.activation(self.linear_1(x)))
 
 
+GELU_SLOPE = math.sqrt(8 / math.pi)
+GELU_CUBE = 0.044715 * GELU_SLOPE
+
+
 class GELU(nn.Module):
     """Linear and GELU, under diffusers' name `proj`."""
 
@@ -289,7 +293,12 @@ class GELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., hidden]."""
-        return F.gelu(self.proj(x), approximate=self.approximate)
+        x = self.proj(x)
+        compiled = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        if compiled and self.approximate == "tanh":  # as sigmoid, since compiled exp is faster
+            y = x if x.dtype == torch.float64 else x.float()
+            return (y * torch.sigmoid(y * (GELU_SLOPE + GELU_CUBE * y * y))).to(x.dtype)
+        return F.gelu(x, approximate=self.approximate)
 
 
 class FeedForward(nn.Module):
