@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..config.visibility import LayerVisibility, freeze
+from ..config.visibility import LayerTables, LayerVisibility, freeze
 from .attention import (
     Attend,
     Inside,
@@ -149,6 +149,7 @@ class PassRunner:
         """Activation checkpointing: layers run again in the backward pass."""
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._generation, self._structure = 0, None
+        self._frozen: tuple[Any, LayerTables] = {}, freeze({})  # the last visibility
 
     def forget(self) -> None:
         """Keep nothing that was computed with weights that have changed."""
@@ -390,10 +391,12 @@ class PassRunner:
         """
         shapes = tuple(tuple((s.role, s.length) for s in stream.segments) for stream in streams)
         active = tuple(tuple(block is not None for block in s.blocks) for s in streams)
+        if self._frozen[0] is not sees:
+            self._frozen = sees, freeze(sees)
         plan = plan_pass(
             shapes,
             active,
-            freeze(sees),
+            self._frozen[1],
             () if cache is None else cache.roles_by_layer,
             frozenset(keep),
             frozenset(hidden),

@@ -190,12 +190,12 @@ class MotHead(ExpertHead, Stack):
         if group.x is None:
             tokens = self.registers.to(dtype_of(self.get_submodule("action_encoder")))
             return tokens[None]
-        encoder = self.get_submodule(f"{group.modality}_encoder")
+        encoder = getattr(self, f"{group.modality}_encoder")
         return encoder(group.x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
 
     def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
         conditioning = () if level is None else (level,)
-        return self.get_submodule(f"{modality}_decoder")(x, *conditioning)  # type: ignore[no-any-return]
+        return getattr(self, f"{modality}_decoder")(x, *conditioning)  # type: ignore[no-any-return]
 
     def initialize_from(self, backbone: Backbone) -> None:
         """With init = "from_backbone", take the backbone's weights.
