@@ -418,7 +418,7 @@ class PassRunner:
             result = run_live_pass(plan, inside, keys, attend, recompute=self.recompute)
         else:
             run = run_pass if self.regions else run_whole_pass
-            repeats = cache is not None and not (keep or hidden or self.compile is None)
+            repeats = not (cache is None or keep or hidden or self.live or self.compile is None)
             call = partial(self._repeated, steps) if repeats else self.call
             result = call(run, plan, inside, keys, attend)
         layers = collect_cache(plan, segments, result.collected)
