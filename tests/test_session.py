@@ -111,13 +111,13 @@ def test_history_enters_as_in_training(backbone: str, views: int) -> None:
     true = torch.cat([chunks[0], done, done], 1)
     inputs = training_inputs(policy, Batch(whole, true))
     assert recorded[0][0].past is None
-    for k, (inputs, _) in enumerate(recorded[1:]):
-        past = inputs.past
+    for k, (chunk_inputs, _) in enumerate(recorded[1:]):
+        past = chunk_inputs.past
         assert past is not None and past.video is not None and past.action is not None
         frames, actions = inputs.take("video").chunk(3, 2)[k], inputs.take("action").chunk(3, 1)[k]
         same_values(past.video, frames)
         same_values(past.action, actions)
-        assert inputs.state is recorded[0][0].state
+        assert chunk_inputs.state is recorded[0][0].state
     zero = policy.action_head.from_latent("action", recorded[2][0].past.action)  # type: ignore[union-attr, arg-type]
     same_values(zero, torch.full_like(zero, -2.0))
     # Left out, the actions of the chunk itself were made; in training normalized ones are clipped.
@@ -205,9 +205,9 @@ def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:
     policy = Policy.from_spec(spec_for())
     session, whole = policy.session(), episode(policy.spec, 5)
     session.act(part(whole, 0, 1), seed=0)
-    with_overrides = part(whole, 1, 3, prompt=["task 0", "another"], state=torch.ones(2, 3))
-    anew = session.act(with_overrides, seed=1).values
-    expected = policy.act(part(with_overrides, 1, 2), seed=1).values
+    changed = part(whole, 1, 3, prompt=["task 0", "another"], state=torch.ones(2, 3))
+    anew = session.act(changed, seed=1).values
+    expected = policy.act(part(changed, 1, 2), seed=1).values
     assert torch.equal(anew, expected) and session.num_images == 2
     session.reset("another")
     values = session.act(part(whole, 0, 1), seed=1).values

@@ -83,8 +83,8 @@ def prune_weights(
         kept = source[names(name)]
         for axis, size in enumerate(tensor.shape):
             if kept.shape[axis] != size:
-                sinusoid_index = any(re.search(p, name) and axis == at for p, at in sinusoids)
-                index = plan.sinusoid_index() if sinusoid_index else plan.index(names(name), axis)
+                reads_sinusoid = any(re.search(p, name) and axis == at for p, at in sinusoids)
+                index = plan.sinusoid_index() if reads_sinusoid else plan.index(names(name), axis)
                 kept = kept.index_select(axis, torch.tensor(index))
         if kept.shape != tensor.shape:
             raise WamkitError(

@@ -73,10 +73,10 @@ def _view_findings(
         key = columns.view(view)
         if key in cameras:
             continue
-        hint = _likely(view, free) or _likely(view, list(cameras))
-        hint = f"--key-map {view}={hint}" if hint else "record it, or leave the view out"
-        if hint in free and len(free) > 1:
-            free.remove(hint)
+        nearest = _likely(view, free) or _likely(view, list(cameras))
+        hint = f"--key-map {view}={nearest}" if nearest else "record it, or leave the view out"
+        if nearest in free and len(free) > 1:
+            free.remove(nearest)
         if key in recording.features:
             yield _finding(f"{key!r} holds no images, and view {view!r} needs them; {there}", hint)
         else:

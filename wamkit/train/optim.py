@@ -84,14 +84,14 @@ def optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
     """
     groups: list[dict[str, Any]] = []
     for kind in Parts.model_fields:
-        module, local_shard = getattr(policy, kind), getattr(config.parts, kind)
+        module, part_settings = getattr(policy, kind), getattr(config.parts, kind)
         if not isinstance(module, nn.Module):
             continue
         weights = [p for p in module.parameters() if p.requires_grad]
         for decays in (True, False):
             chosen = [p for p in weights if (p.ndim >= 2) is decays]
             decay = config.weight_decay if decays else 0.0
-            peak = local_shard.lr or config.lr
+            peak = part_settings.lr or config.lr
             if config.lora is not None and kind in config.lora.parts:
                 peak = config.lora.lr or peak
             if chosen:

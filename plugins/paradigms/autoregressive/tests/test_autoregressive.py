@@ -171,8 +171,8 @@ def test_copies_of_frames_are_noised_in_a_share_of_samples_from_the_lower_half_o
     assert low <= noised.float().mean() <= high
     assert copies.sigma.max() <= 5 / 6  # half of the grid, under shift 5
     assert share == 0 or copies.sigma.max() > 0.8
-    with_overrides = (copies.z - inputs.take("video")).abs().flatten(1).amax(1) > 0
-    assert torch.equal(with_overrides, noised.flatten(1).any(1))
+    changed = (copies.z - inputs.take("video")).abs().flatten(1).amax(1) > 0
+    assert torch.equal(changed, noised.flatten(1).any(1))
     done = [i for i, role in enumerate(noisy.action.roles) if role.startswith("did")]
     assert not noisy.action.sigma[:, done].any()
 

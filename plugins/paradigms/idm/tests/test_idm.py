@@ -171,9 +171,9 @@ def test_the_copy_is_noised_in_a_share_of_samples_at_a_level_of_its_own(
     noised = level[:, 0] > 0
     assert low <= noised.float().mean() <= high
     assert not (level == learned).any()
-    noised = noisy.video.only("target'").z
-    with_overrides = (noised - inputs.take("video")).abs().flatten(1).amax(1) > 0
-    assert torch.equal(with_overrides, noised)
+    copy = noisy.video.only("target'").z
+    changed = (copy - inputs.take("video")).abs().flatten(1).amax(1) > 0
+    assert torch.equal(changed, noised)
 
 
 def test_imagining_may_stop_anywhere() -> None:

@@ -25,7 +25,7 @@ OBSERVED = frozenset({"text", "context", "state"})
 class ValueModel(Protocol):
     """A paradigm's configuration that learns the value itself.
 
-    What it builds has `predict_future` and `estimate_value`; `future_stages` tells what they run.
+    What it builds has `predict_future` and `value_stage`; `future_stages` tells what they run.
     """
 
     def future_stages(self, spec: PolicySpec) -> tuple[Stage, Stage]: ...
@@ -146,13 +146,13 @@ class Planning(ParadigmConfig):
         stages = [s if _is_shared_stage(s) else _with_suffix(s, copies) for s in inner]
         futures, values = self.futures or 1, self.values
         if isinstance(self.inner, ValueModel):
-            imagine, estimate_value = self.inner.future_stages(spec)
+            future_stage, value_stage = self.inner.future_stages(spec)
         else:
-            imagine, estimate_value = self._foresight(spec)
-        if imagine.passes:
-            stages.append(_with_suffix(imagine, f" ({n} x {futures} in one batch)"))
-        many = f"{n} x {futures} x {values}" if imagine.passes else f"{n} x {values}"
-        return (*stages, _with_suffix(estimate_value, f" ({many} in one batch)"))
+            future_stage, value_stage = self._foresight(spec)
+        if future_stage.passes:
+            stages.append(_with_suffix(future_stage, f" ({n} x {futures} in one batch)"))
+        many = f"{n} x {futures} x {values}" if future_stage.passes else f"{n} x {values}"
+        return (*stages, _with_suffix(value_stage, f" ({many} in one batch)"))
 
     def _foresight(self, spec: PolicySpec) -> tuple[Stage, Stage]:
         """Passes after the proposals if the inner paradigm predicts no value."""
