@@ -84,12 +84,21 @@ def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
         alike = even.tokens[:, -1:].expand_as(even.tokens)
         keys = block.pre_attention(alike, rows[layer], even.rotary)[0].k[:, :, -8:]
         turns = bool(_changed_tokens(keys, keys[:, :, -1:].expand_as(keys)))
-        one, two, three = (
-            block.pre_attention(s.tokens, s.modulation.gather(s.level_index)[layer], s.rotary)[0]  # type: ignore[union-attr]
-            for s in made
-        )
+        its = [s.modulation.gather(s.level_index)[layer] for s in made]  # type: ignore[union-attr]
+        opened = [
+            block.pre_attention(s.tokens, row, s.rotary) for s, row in zip(made, its, strict=True)
+        ]
+        one, two, three = (qkv for qkv, _ in opened)
         if config.traits.imagines and config.traits.sigma_per_frame:
-            assert _changed_tokens(one.k, two.k) == [3]
+            followed = _changed_tokens(one.k, two.k)
+            if not followed:  # a block may read the level after self-attention
+                attended = x.new_zeros(2, 8, config.traits.num_heads * config.traits.head_dim)
+                first, second = (
+                    block.post_attention(attended, opened[i][1], its[i], made[i].text_kv[layer])  # type: ignore[index]
+                    for i in (0, 1)
+                )
+                followed = _changed_tokens(first[:, None], second[:, None])
+            assert followed == [3]
         assert _changed_tokens(one.k, three.k) == ([5] if turns else [])
         assert torch.equal(one.v, three.v)
 
@@ -99,7 +108,7 @@ def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
     if not config.traits.experts:
         return
     backbone, frames, text = _inputs(config)
-    runner, expert = PassRunner(), config.expert(20, 28)
+    runner, expert = PassRunner(), randomize_weights(config.expert(20, 28))
     assert len(expert.blocks) == config.traits.depth
     x = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(3))
     at = torch.tensor([[-1.0, -1, -1], [0, -1, -1], [0.5, -1, -1], [1, -1, -1]])

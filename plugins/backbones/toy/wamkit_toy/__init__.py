@@ -36,6 +36,15 @@ class Toy(BackboneConfig):
     data, which lies on few dimensions, and no noise (Li and He 2025, "Back to Basics", arXiv
     2511.13720). A policy gets and learns the velocity in either case."""
 
+    conditioning: Literal["in_context", "cross_attention", "adaln", "adaln_zero"] = "adaln"
+    """How a block is told the noise level of its tokens: the four ways that DiT compares (Peebles
+    and Xie 2022, arXiv 2212.09748). `in_context` adds its embedding to the tokens; under
+    `cross_attention` it is one more key and value, beside those of the prompt; `adaln` computes
+    shift, scale and gate of the norms from it; `adaln_zero` is `adaln` with those zero before
+    training, so that a block at first passes on what it is given. DiT's own `adaln` has no
+    gates: here it differs from `adaln_zero` by its first weights alone. The prompt is read by
+    cross-attention in all four."""
+
     @property
     def traits(self) -> Traits:
         width = self.num_heads * self.head_dim
@@ -62,10 +71,15 @@ class Toy(BackboneConfig):
         left_open = {"mlp_dim": None, "latent_channels": None, "weights": None}
         return self.model_copy(update={**size, **left_open})
 
+    def variations(self) -> Sequence[Part]:
+        others = ("in_context", "cross_attention", "adaln_zero")
+        return [self.model_copy(update={"conditioning": name}) for name in others]
+
     def expert(self, width: int, mlp_dim: int) -> Any:
         from .backbone import ToyStack
+        from .conditioning import BLOCKS
 
-        return ToyStack(self.traits, width, mlp_dim)
+        return ToyStack(self.traits, width, mlp_dim, BLOCKS[self.conditioning])
 
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> Toy:
         expect_resizable(self.traits, layers, num_heads, mlp_dim)
@@ -74,8 +88,10 @@ class Toy(BackboneConfig):
 
     def build(self) -> Any:
         from .backbone import ToyBackbone
+        from .conditioning import BLOCKS
 
-        return self.materialize(lambda: ToyBackbone(self.traits, self.predicts))
+        block = BLOCKS[self.conditioning]
+        return self.materialize(lambda: ToyBackbone(self.traits, self.predicts, block))
 
 
 @hookimpl

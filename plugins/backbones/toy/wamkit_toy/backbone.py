@@ -80,11 +80,14 @@ class ToyBlock(nn.Module):
         self, x: Tensor, modulation: Tensor, rotary: Positions
     ) -> tuple[QKV, tuple[Tensor, ...]]:
         shift, scale, *rest = modulation.unbind(2)
-        y = ada_norm(x, shift, scale)
+        return self.qkv(ada_norm(x, shift, scale), rotary), (x, *rest)
+
+    def qkv(self, y: Tensor, rotary: Positions) -> QKV:
+        """Queries, keys and values [B, H, S, E] of normed tokens [B, S, D]."""
         q, k, v = (
             split_heads(z, self.head_dim) for z in fused_linear(self, y, "to_q", "to_k", "to_v")
         )
-        return QKV(rotate_pairs(q, rotary.rotary), rotate_pairs(k, rotary.rotary), v), (x, *rest)
+        return QKV(rotate_pairs(q, rotary.rotary), rotate_pairs(k, rotary.rotary), v)
 
     def post_attention(
         self, attended: Tensor, carry: tuple[Any, ...], modulation: Tensor, text_kv: TextKV
@@ -100,13 +103,15 @@ class ToyBlock(nn.Module):
 class ToyStack(Stack):
     """Blocks and their conditioning; an action expert of any width."""
 
-    def __init__(self, traits: Traits, width: int, mlp_dim: int) -> None:
+    def __init__(
+        self, traits: Traits, width: int, mlp_dim: int, block: type[ToyBlock] = ToyBlock
+    ) -> None:
         super().__init__()
         self.traits, self.width = traits, width
         self.time = Embedder(width, width, nn.SiLU())
         self.text = nn.Linear(traits.text_width, width)
         self.blocks = nn.ModuleList(
-            ToyBlock(width, traits.num_heads, traits.head_dim, mlp_dim) for _ in range(traits.depth)
+            block(width, traits.num_heads, traits.head_dim, mlp_dim) for _ in range(traits.depth)
         )
 
     def embed_text(self, text: Text) -> TextCond:
@@ -130,8 +135,10 @@ class ToyBackbone(ToyStack, Backbone):
 
     sinusoid_axes = ((r"^time\.linear_1\.weight$", 1),)  # reads a sinusoid of the model's width
 
-    def __init__(self, traits: Traits, predicts: str = "velocity") -> None:
-        super().__init__(traits, traits.width, traits.mlp_dim)
+    def __init__(
+        self, traits: Traits, predicts: str = "velocity", block: type[ToyBlock] = ToyBlock
+    ) -> None:
+        super().__init__(traits, traits.width, traits.mlp_dim, block)
         self.predicts = predicts
         patch = traits.latent_channels * traits.patch_size[1] * traits.patch_size[2]
         self.enter, self.leave = nn.Linear(patch, traits.width), nn.Linear(traits.width, patch)
