@@ -11,7 +11,7 @@ that mean something: how far from the answer the dot would travel, in fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ SPEC: dict[str, Any] = {
 class Demonstrations:
     """What was seen and done, and all that could have been done as well."""
 
-    images: Tensor  # [B, 2, 3, SIZE, SIZE] uint8: B clips of two images in three colors
+    images: Tensor  # [B, 2, 3, SIZE, SIZE] uint8: B clips of (by default) two images in color
     ways: Tensor  # [B, W, STEPS + 1, 2] places of the dot on each of W right ways, in [0, 1]
     actions: Tensor  # [B, STEPS, 2] fields a second, along one of the ways
 
@@ -67,7 +67,9 @@ class Demonstrations:
         return (went - self.ways[:, :, 1:]).norm(dim=-1).mean(-1).amin(1)
 
 
-def demonstrations(count: int, seed: int, *, arcs: bool = False) -> Demonstrations:
+def demonstrations(
+    count: int, seed: int, *, arcs: bool = False, images: Sequence[int] = IMAGES
+) -> Demonstrations:
     """`count` tasks; with `arcs` the way bends to one side or the other, by the toss of a coin."""
     rng = np.random.default_rng(seed)
     cells = rng.permuted(np.tile(np.arange(9), (count, 1)), axis=1)[:, :2]  # two of 3 x 3 cells
@@ -78,7 +80,7 @@ def demonstrations(count: int, seed: int, *, arcs: bool = False) -> Demonstratio
     bends = (-1, 1) if arcs else (0,)
     ways = np.stack([start + t * line + bend * aside for bend in bends], 1)
     taken = ways[np.arange(count), rng.integers(len(bends), size=count)]  # [B, STEPS + 1, 2]
-    clips = np.stack([_drawn(taken[:, k], ends[:, 1]) for k in IMAGES], 1)
+    clips = np.stack([_drawn(taken[:, k], ends[:, 1]) for k in images], 1)
     actions = np.diff(taken, axis=1) * STEPS
     tensors = (torch.from_numpy(x) for x in (clips, np.float32(ways), np.float32(actions)))
     return Demonstrations(*tensors)
