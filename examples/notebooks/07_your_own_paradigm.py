@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 7 Your own paradigm in twenty lines
+# # 7 Your own paradigm in thirty lines
 #
 # A paradigm is a table (who attends to whom) and a loop (what happens in one call of
 # `policy.act`). It names roles and no backbone, so yours runs with every backbone and every
@@ -24,7 +24,7 @@
 # straight line, so there are two right ways.
 
 # %%
-"""Your own paradigm in twenty lines: chunks that vote."""
+"""Your own paradigm in thirty lines: chunks that vote."""
 
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -44,7 +44,7 @@ TRAINING = full_or_quick(600, 3)  # steps
 READER = {"name": "reader", "num_heads": 4, "head_dim": 12, "mlp_dim": 192}
 
 # %% [markdown]
-# ## Twenty lines
+# ## Thirty lines
 #
 # The configuration says, without importing any network, what the paradigm is: its name in a spec,
 # its settings, its table, and its program (for `wamkit explain` and for cost estimates). The
@@ -192,14 +192,14 @@ plt.show()
 # %% [markdown]
 # Blue are 16 chunks of one vote each; the cross is the target. In the recorded run:
 #
-# - The **mean** of 16 chunks is far worse than any of them: where chunks go around both sides it
+# - The **mean** of 16 chunks is far worse than a single one: where chunks go around both sides it
 #   cuts through the middle. Averaging is what a regression of the same actions would learn to do.
 # - With `near = 1` more votes make it *worse*. The chunk that is closest to **all** others lies
 #   at the inner edge of its group, pulled toward the other group.
 # - With `near = 0.25` a chunk is compared with its own group, and 16 votes lower the error by a
 #   third.
 #
-# So twenty lines were enough to have an idea, to see it fail, to see why, and to repair it.
+# So thirty lines were enough to have an idea, to see it fail, to see why, and to repair it.
 #
 # To publish a paradigm, `wamkit new paradigm NAME` writes a project with the entry point and a
 # test file whose two lines run wamkit's contract tests; `examples/my_paradigm` is such a project.
