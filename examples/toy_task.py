@@ -102,9 +102,8 @@ def learn(
     policy: wamkit.Policy, data: Demonstrations, steps: int, *, seed: int = 0
 ) -> Iterator[float]:
     """Train for so many steps, giving the loss of each: the plain loop that everything rests on."""
-    optimizer = torch.optim.AdamW(
-        policy.train().parameters(), lr=3e-3, weight_decay=0.01, fused=True
-    )
+    weights = policy.train().parameters()
+    optimizer = torch.optim.AdamW(weights, lr=3e-3, weight_decay=0.01, fused=True)
     total = max(steps, 20)  # a tenth of them to warm up, the rest to cool down
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=total, pct_start=0.1)
     rng = torch.Generator().manual_seed(seed)

@@ -128,22 +128,20 @@ def side_by_side(left: Tensor, right: Tensor, samples: int = 4) -> Tensor:
     return torch.cat(rows, 1)
 
 
-def show_gif(film: Tensor, *, scale: int = 4, milliseconds: int = 400) -> bytes:
-    """Show images [T, h, w, 3] uint8 as an animation under the cell; its GIF is returned."""
+def show_gif(film: Tensor, *, scale: int = 4, milliseconds: int = 400) -> None:
+    """Show images [T, h, w, 3] uint8 as an animation under the cell."""
     from IPython.core.getipython import get_ipython
     from IPython.display import Image as Shown
     from IPython.display import display
 
     nearest = Image.Resampling.NEAREST
     size = film.shape[2] * scale, film.shape[1] * scale
-    images = [Image.fromarray(image.numpy()).resize(size, nearest) for image in film]
-    first, *rest = [image.quantize(64, dither=Image.Dither.NONE) for image in images]
+    first, *rest = [Image.fromarray(image.numpy()).resize(size, nearest) for image in film]
     made = BytesIO()
     options: dict[str, Any] = {"append_images": rest, "duration": milliseconds, "loop": 0}
     first.save(made, format="GIF", save_all=True, **options)
     if get_ipython() is not None:  # in a script there is no cell to show it under
         display(Shown(data=made.getvalue(), format="gif"))
-    return made.getvalue()
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:

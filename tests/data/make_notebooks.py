@@ -10,6 +10,7 @@ a notebook changes only where its source or its results do.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("0*.py"))
+INLINE = "module://matplotlib_inline.backend_inline"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -57,7 +59,7 @@ def executed(script: Path, seconds: int = 1800) -> Any:
         timeout=seconds,
         resources={"metadata": {"path": str(FOLDER)}},
     )
-    client.execute()
+    client.execute(env={**os.environ, "MPLBACKEND": INLINE})
     notebook.metadata = METADATA
     return notebook
 
