@@ -23,7 +23,7 @@
 # 2. **cross-attention**: every token reads the prompt's text tokens,
 # 3. **MLP**: every token by itself,
 #
-# each added to the token (a *residual* sum). What such a block needs beside the tokens is the
+# each added to the token (a *residual* sum). What such a block needs besides the tokens is the
 # noise level $\sigma$: at $\sigma = 0.9$ the network should guess, at $\sigma = 0.1$ it should
 # retouch. This **conditioning** is the subject here. wamkit's `toy` backbone has the four ways of
 # the paper as its setting `conditioning`.
@@ -62,7 +62,7 @@ def build(conditioning: str) -> wamkit.Policy:
 # | setting | what the block makes of $e(\sigma)$ |
 # |---|---|
 # | `in_context` | it is in the sequence: $x \leftarrow x + W e(\sigma)$. DiT appends one more token; here each frame has a noise level of its own, so each token carries its own |
-# | `cross_attention` | one more key and value $W_k e(\sigma), W_v e(\sigma)$ beside those of the text tokens |
+# | `cross_attention` | one more key and value $W_k e(\sigma), W_v e(\sigma)$ next to those of the text tokens |
 # | `adaln` | **adaptive layer norm**: shift $\beta$, scale $\gamma$ and gate $\alpha$, all linear in $e(\sigma)$: $x \leftarrow x + \alpha\,f\big((1+\gamma)\,\mathrm{LN}(x) + \beta\big)$, once with $f$ = attention, once with $f$ = MLP |
 # | `adaln_zero` | the same, with the weights of $\alpha, \beta, \gamma$ zero before training: all gates are closed |
 #
@@ -133,7 +133,7 @@ for way, policy in policies.items():
 #
 # The right figure shows what "Zero" means: all gates begin at 0, every block at first passes on
 # its input (but for what it reads of the prompt), and opens as far as that lowers the loss. Deep
-# networks start more stably so.
+# networks train more stably this way.
 #
 # ## Exercises
 #
@@ -148,9 +148,8 @@ for way, policy in policies.items():
 # freeze it.
 # </details>
 #
-# 2. In a World-Action Model the observed frame has $\sigma = 0$ while the future frame beside it
-#    has 0.7. What does that mean for `modulation`, and why would one vector for the whole pass
-#    not do?
+# 2. In a World-Action Model the observed frame has $\sigma = 0$ while the future frame has 0.7.
+#    What does that mean for `modulation`, and why would one vector for the whole pass not do?
 #
 # <details><summary>Answer</summary>
 #

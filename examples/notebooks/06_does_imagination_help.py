@@ -98,9 +98,9 @@ else:
 
 # %% [markdown]
 # The right panel says what more seeds would buy, if their differences scatter like these: where
-# the curve is below the dotted line, a mean like this one would be told from 0. In the recorded
-# run even ten seeds would not do: the difference, if there is one, is small beside what a seed
-# changes.
+# the curve is below the dotted line, a mean like this one would be distinguished from 0. In the
+# recorded run even ten seeds would not do: the difference, if there is one, is small against what
+# a seed changes.
 #
 # Whatever the last line printed says, it is about this toy: this network, so many demonstrations,
 # so many steps. The same number of steps is not the same work, either: co-training passes the

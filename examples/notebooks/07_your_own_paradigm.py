@@ -64,7 +64,7 @@ class Vote(ParadigmConfig):
 
     @property
     def sees(self) -> Visibility:
-        """The action reads the present; the future, learned beside it, reads the present too."""
+        """The action reads the present; so does the future, which is learned with it."""
         now = frozenset({"text", "context", "state"})
         rows = {"text": now - {"state"}, "context": now - {"state"}, "state": now}
         return rows | {role: now | {role} for role in ("target", "action")}

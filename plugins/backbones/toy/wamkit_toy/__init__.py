@@ -39,7 +39,7 @@ class Toy(BackboneConfig):
     conditioning: Literal["in_context", "cross_attention", "adaln", "adaln_zero"] = "adaln"
     """How a block is told the noise level of its tokens: the four ways that DiT compares (Peebles
     and Xie 2022, arXiv 2212.09748). `in_context` adds its embedding to the tokens; under
-    `cross_attention` it is one more key and value, beside those of the prompt; `adaln` computes
+    `cross_attention` it is one more key and value, next to those of the prompt; `adaln` computes
     shift, scale and gate of the norms from it; `adaln_zero` is `adaln` with those zero before
     training, so that a block at first passes on what it is given. DiT's own `adaln` has no
     gates: here it differs from `adaln_zero` by its first weights alone. The prompt is read by

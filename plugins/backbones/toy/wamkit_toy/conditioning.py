@@ -4,7 +4,7 @@ The four of DiT (Peebles and Xie 2022, "Scalable Diffusion Models with Transform
 2212.09748), which names them after where the embedding of the level enters:
 
     in_context        the tokens          it is added to them at the entry of the block
-    cross_attention   cross-attention     it is one more key and value, beside those of the prompt
+    cross_attention   cross-attention     it is one more key and value, next to those of the prompt
     adaln             the norms           shift, scale and gate follow from it: `ToyBlock`
     adaln_zero        the norms           the same, with all of them zero before training
 
