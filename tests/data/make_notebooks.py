@@ -1,4 +1,4 @@
-"""Run every notebook of `examples/notebooks/` and write it, outputs included, beside its script.
+"""Run every notebook of `examples/notebooks/` and write it, with its outputs, next to its script.
 
     python tests/data/make_notebooks.py [--text] [NAME ...]
 

@@ -85,16 +85,16 @@ def feels_its_own_level_and_place_only(config: BackboneConfig) -> None:
         keys = block.pre_attention(alike, rows[layer], even.rotary)[0].k[:, :, -8:]
         turns = bool(_changed_tokens(keys, keys[:, :, -1:].expand_as(keys)))
         its = [s.modulation.gather(s.level_index)[layer] for s in made]  # type: ignore[union-attr]
-        opened = [
+        halves = [
             block.pre_attention(s.tokens, row, s.rotary) for s, row in zip(made, its, strict=True)
         ]
-        one, two, three = (qkv for qkv, _ in opened)
+        one, two, three = (qkv for qkv, _ in halves)
         if config.traits.imagines and config.traits.sigma_per_frame:
             followed = _changed_tokens(one.k, two.k)
             if not followed:  # a block may read the level after self-attention
                 attended = x.new_zeros(2, 8, config.traits.num_heads * config.traits.head_dim)
                 first, second = (
-                    block.post_attention(attended, opened[i][1], its[i], made[i].text_kv[layer])  # type: ignore[index]
+                    block.post_attention(attended, halves[i][1], its[i], made[i].text_kv[layer])  # type: ignore[index]
                     for i in (0, 1)
                 )
                 followed = _changed_tokens(first[:, None], second[:, None])

@@ -1,4 +1,4 @@
-"""Each way of conditioning the toy's blocks tells them the noise level, and keeps its promise."""
+"""Each way of conditioning gives the blocks of the toy their noise level, and keeps its promise."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from wamkit_toy.conditioning import BLOCKS, CrossAttentionBlock
 from wamkit.engine.layers import KV, split_heads
 from wamkit.interfaces import denoise
 from wamkit.interfaces.types import Frames, Text
-from wamkit.testing.fixtures import redrawn
-from wamkit.testing.parity import doubled, float64, other_values, same_values
+from wamkit.testing.fixtures import randomize_weights
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 SIZES: dict[str, Any] = {
     "depth": 2,
@@ -41,8 +41,8 @@ def test_every_setting_has_a_block() -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 @torch.no_grad()
 @float64()
-def test_a_frame_is_told_its_own_level(name: str) -> None:
-    backbone = doubled(redrawn(Toy(**SIZES, conditioning=name).build()))
+def test_a_frame_follows_its_own_level(name: str) -> None:
+    backbone = to_float64(randomize_weights(Toy(**SIZES, conditioning=name).build()))
     one, other = (denoise(backbone, *scene([0.2, level])) for level in (0.2, 0.9))
     other_values(one[:, :, 1], other[:, :, 1], 1e-4)
 

@@ -37,7 +37,7 @@ class Toy(BackboneConfig):
     2511.13720). A policy gets and learns the velocity in either case."""
 
     conditioning: Literal["in_context", "cross_attention", "adaln", "adaln_zero"] = "adaln"
-    """How a block is told the noise level of its tokens: the four ways that DiT compares (Peebles
+    """How a block gets the noise level of its tokens: the four ways that DiT compares (Peebles
     and Xie 2022, arXiv 2212.09748). `in_context` adds its embedding to the tokens; under
     `cross_attention` it is one more key and value, next to those of the prompt; `adaln` computes
     shift, scale and gate of the norms from it; `adaln_zero` is `adaln` with those zero before
