@@ -25,7 +25,7 @@ OBSERVED = frozenset({"text", "context", "state"})
 class ValueModel(Protocol):
     """A paradigm's configuration that learns the value itself.
 
-    What it builds has `predict_future` and `value_stage`; `future_stages` tells what they run.
+    What it builds has `predict_future` and `estimate_value`; `future_stages` returns their stages.
     """
 
     def future_stages(self, spec: PolicySpec) -> tuple[Stage, Stage]: ...
