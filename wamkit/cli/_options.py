@@ -10,9 +10,13 @@ import typer
 from ..config.parts import ALL_KINDS
 from ..config.registry import registry
 from ..config.seeds import MOST
+from ..config.spec import SECTIONS
 from ..config.trust import trusting_paths
 from ._complete_keys import complete_setting
 from ._completion import complete_spec, filter_prefix
+
+SECTION_NAMES = ("spec", *SECTIONS, "train")
+"""What `wamkit show` knows besides parts."""
 
 
 def complete_kind(incomplete: str) -> list[str]:
@@ -27,8 +31,21 @@ def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
     return filter_prefix(known, incomplete)
 
 
-Kind = Annotated[str, typer.Argument(help="A kind of part.", autocompletion=complete_kind)]
-Name = Annotated[str, typer.Argument(help="A part of that kind.", autocompletion=complete_name)]
+def complete_kind_or_section(incomplete: str) -> list[str]:
+    """The kinds, and the sections of a spec, that begin like this."""
+    names = [*ALL_KINDS, *SECTION_NAMES]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+KindOrSection = Annotated[
+    str | None,
+    typer.Argument(
+        help="A kind of part, or a section alone.", autocompletion=complete_kind_or_section
+    ),
+]
+Name = Annotated[
+    str | None, typer.Argument(help="A part of that kind.", autocompletion=complete_name)
+]
 Spec = Annotated[
     Path,
     typer.Argument(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from inspect import cleandoc
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -24,17 +23,18 @@ from ..config.parts import (
 from ..config.registry import registry
 from ..config.spec import override, parse_part
 from ._complete_keys import complete_part_setting
-from ._folding import count, fold_items, folds, width
-from ._options import Json, Kind, Name
+from ._folding import fold_items, folds, width
+from ._options import Json, KindOrSection, Name
 from ._output import emit, say, show_table, table
+from ._types import cell_text, limits_of, type_name
 from .listing import describe_part
 
 EXAMPLE = "wamkit show backbone wan --params"
 
 
 def command(
-    kind: Kind,
-    name: Name,
+    kind: KindOrSection = None,
+    name: Name = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,9 +47,21 @@ def command(
     params: Annotated[
         bool, typer.Option("--params", help="Count parameters, without allocating any.")
     ] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print all sections as a page (docs/spec.md).")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a part is, its keys, and the sizes of its variants."""
+    """Show what a part is, its keys and sizes; or every key of a section of a spec.
+
+    Sections are actions, state, cameras, video and schedules, spec (what stands above them) and
+    train (the training settings).
+    """
+    if as_markdown or kind is None or name is None:
+        from ._sections import show_sections
+
+        show_sections(kind, overrides, params, as_markdown, json)
+        return
     cls = registry().get(kind, name)
     raw = override({"name": name}, overrides or ())
     part: Any = parse_part(kind, raw)
@@ -75,7 +87,7 @@ def command(
     names = ("key",) if tables else ("key", "value")
     made = table("key", "type", "value", "meaning", keep=names)
     for key in keys:
-        made.add_row(key["key"], key["type"], _plain(key["value"]), key["meaning"])
+        made.add_row(key["key"], key["type"], cell_text(key["value"]), key["meaning"])
     show_table(made)
     _show_facts(rows)
     if isinstance(part, EnvironmentConfig) and part.subjects:
@@ -138,7 +150,7 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
     columns = [
         label
         for label in dict.fromkeys(k for row in rows for k in row)
-        if any(_plain(row[label]) != _plain(usual.get(label, ...)) for row in rows)
+        if any(cell_text(row[label]) != cell_text(usual.get(label, ...)) for row in rows)
     ]
     say()
     if rows[0]["variant"] == "-":  # there are no variants
@@ -146,7 +158,7 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
         plain, lead, columns = list(rows[0])[1:], "facts", []
     else:
         plain, lead = [k for k in rows[0] if k not in columns], "as usual"
-    if shared := [f"{key} {_plain(rows[0][key])}" for key in plain]:
+    if shared := [f"{key} {cell_text(rows[0][key])}" for key in plain]:
         say(
             fold_items([f"{lead}: {shared[0]}", *shared[1:]], width(), "  ", ";"),
             whole=True,
@@ -157,7 +169,7 @@ def _show_facts(rows: list[dict[str, Any]]) -> None:
     numbers = [c for c in columns if all(isinstance(row[c], int) for row in rows)]
     made = table(*columns, right=numbers, keep=columns)
     for row in rows:
-        made.add_row(*(_plain(row[label]) for label in columns))
+        made.add_row(*(cell_text(row[label]) for label in columns))
     show_table(made)
 
 
@@ -171,53 +183,9 @@ def _show_sees(sees: dict[str, list[str]]) -> None:
 
 
 def _key(label: str, field: FieldInfo, part: Part) -> dict[str, Any]:
-    kind = written(field.annotation)
-    limits = ", ".join(filter(None, map(_limit, field.metadata)))
-    if limits:  # they hold for the number, not for its absence
-        number, absent, _ = kind.partition(" or none")
-        kind = f"{number} {limits}{absent}"
     return {
         "key": label,
-        "type": kind,
+        "type": limits_of(type_name(field.annotation), field.metadata),
         "value": part.model_dump(mode="json")[label],
         "meaning": meanings(type(part)).get(label, ""),
     }
-
-
-SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
-
-
-def _limit(rule: Any) -> str:
-    """`> 0` for an annotated limit of a number."""
-    found = [f"{sign} {getattr(rule, key)}" for key, sign in SIGNS.items() if hasattr(rule, key)]
-    return ", ".join(found)
-
-
-def written(annotation: Any) -> str:
-    """A type as one would say it: `int or none`, `"cross" or "none"`."""
-    origin, inside = get_origin(annotation), get_args(annotation)
-    if annotation is NoneType:
-        return "none"
-    if origin is Literal:
-        return " or ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in inside)
-    if origin in (Union, UnionType):
-        return " or ".join(written(each) for each in inside)
-    if origin is Annotated:
-        return " ".join([written(inside[0]), *map(_limit, annotation.__metadata__)]).rstrip()
-    if origin is not None:
-        listed = ", ".join("..." if each is ... else written(each) for each in inside)
-        return f"{origin.__name__}[{listed}]"
-    return str(getattr(annotation, "__name__", annotation))
-
-
-def _plain(value: Any) -> str:
-    """A value as a cell of a table."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ("x" if all(isinstance(v, int) for v in value) else ", ").join(map(_plain, value))
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{k} = {_plain(v)}' for k, v in value.items())}}}"
-    return count(value) if isinstance(value, int) else str(value)

@@ -144,7 +144,9 @@ class Schedules(Section):
     """One schedule for each modality."""
 
     video: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    """Of imagined frames."""
     action: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    """Of an action chunk."""
     next_state: ScheduleConfig | None = None
     """Of a state to come; the action's if left open."""
     value: ScheduleConfig | None = None

@@ -22,13 +22,17 @@ class ActionGroup(Section):
     """Dimensions of an action that belong together, in the order the robot takes them."""
 
     name: str
+    """What the group is called in data sets and messages, for example `arm`."""
     size: int = Field(gt=0)
+    """Values in it."""
     kind: Literal["absolute", "delta", "relative"] = "absolute"
     """`absolute`: a target. `delta`: data and robot already speak in differences, so a padded step
     is zero. `relative`: data and robot speak in targets, the model learns target minus state."""
     state: int | None = Field(None, ge=0)
     """For `relative`: index in the state where the group begins."""
     normalization: Normalization = "min_max"
+    """How its values are scaled for the network: by their range, their mean and deviation, their
+    1st and 99th percentile, or not at all."""
 
 
 class ActionConfig(Section):
@@ -39,6 +43,7 @@ class ActionConfig(Section):
     control_hz: float = Field(10.0, gt=0)
     """Actions a second on the robot."""
     groups: tuple[ActionGroup, ...] = Field(min_length=1)
+    """What an action consists of, in the order the robot takes it."""
     clip: float | None = Field(None, gt=0)
     """Normalized actions are cut to plus and minus this, those that are learned from too; "none"
     cuts nothing. Clipped values are reported by `wamkit data check`, `data stats` and `train`."""
@@ -61,12 +66,14 @@ class StateConfig(Section):
     size: int = Field(0, ge=0)
     """Size of a state (P); 0 if the policy gets none."""
     normalization: Normalization = "min_max"
+    """How they are scaled for the network, as that of a group of actions."""
 
 
 class View(Section):
     """One camera: how its image is turned, and the size it takes on the canvas."""
 
     name: str
+    """Of the camera, as observations and data sets call it."""
     size: tuple[int, int] = (224, 224)
     """Height and width on the canvas."""
     rotate: Literal[0, 90, 180, 270] = 0
@@ -104,6 +111,7 @@ class CameraConfig(Section):
     `grid`: rows of `columns` views. `frame_per_view`: each view is a latent frame by itself, one
     after the other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163)."""
     views: tuple[View, ...] = Field(min_length=1)
+    """The cameras, in the order in which they are placed."""
     columns: int = Field(2, gt=0)
     """Views in a row of a grid."""
 

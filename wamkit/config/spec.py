@@ -42,15 +42,25 @@ class PolicySpec(Table):
     """The complete configuration of a policy. `wamkit.build` builds it."""
 
     backbone: SerializeAsAny[BackboneConfig]
+    """The video model; its keys: `wamkit show backbone NAME`."""
     vae: SerializeAsAny[VAEConfig]
+    """What encodes images to latents; its keys: `wamkit show vae NAME`."""
     text_encoder: SerializeAsAny[TextEncoderConfig]
+    """What embeds the prompt; its keys: `wamkit show text_encoder NAME`."""
     action_head: SerializeAsAny[ActionHeadConfig]
+    """What predicts actions; its keys: `wamkit show action_head NAME`."""
     paradigm: SerializeAsAny[ParadigmConfig]
+    """What is learned and how a chunk is inferred; its keys: `wamkit show paradigm NAME`."""
     actions: ActionConfig
+    """The action chunk: `wamkit show actions`."""
     state: StateConfig = Field(default_factory=StateConfig)
+    """The robot's own measurements: `wamkit show state`."""
     cameras: CameraConfig
+    """The views and their layout: `wamkit show cameras`."""
     video: VideoConfig = Field(default_factory=VideoConfig)
+    """The clip that is observed and imagined: `wamkit show video`."""
     schedules: Schedules = Field(default_factory=Schedules)
+    """Noise levels and solvers: `wamkit show schedules`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone and the action head; noise levels and losses are always float32."""
     seed: int = Field(0, ge=0, le=MOST)

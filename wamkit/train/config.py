@@ -57,10 +57,15 @@ class Parts(Section):
     """Training settings by part. The VAE and a frozen text encoder are never trained."""
 
     backbone: PartTraining = Field(default_factory=PartTraining)
+    """The video model."""
     action_head: PartTraining = Field(default_factory=PartTraining)
+    """What predicts actions."""
     text_encoder: PartTraining = Field(default_factory=PartTraining)
+    """What embeds the prompt."""
     text_adapter: PartTraining = Field(default_factory=PartTraining)
+    """Between a text encoder and a backbone of another width."""
     latent_adapter: PartTraining = Field(default_factory=PartTraining)
+    """Between a VAE and a backbone of another number of channels."""
 
 
 class Lora(Section):
@@ -122,6 +127,7 @@ class TrainConfig(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Longest gradient, all weights together; none is shortened if left out with "none"."""
     parts: Parts = Field(default_factory=Parts)
+    """What learns, part by part."""
     lora: Lora | None = None
     """Adapters in place of all weights of a part; none if left out. Needs `wamkit[lora]`."""
     ema: float | None = Field(default=None, gt=0, lt=1)
