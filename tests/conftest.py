@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from schemas import expect_valid
 
 from wamkit.cli import app
 from wamkit.config.compositions import tiny
@@ -53,6 +54,8 @@ def wamkit(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, 
             app([str(word) for word in args], prog_name="wamkit")
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
+        if "--json" in args and end.value.code in (0, 1, None):
+            expect_valid(str(args[0]), out)
         return int(end.value.code or 0), out, err
 
     return run

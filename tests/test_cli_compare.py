@@ -61,7 +61,7 @@ def test_a_part_whose_module_is_missing_costs_no_other_row(
 ) -> None:
     file = small(tmp_path, "ltx.toml")
     code, out, err = run("compare", TOY, file, "--no-measure", "--json")
-    first, second = json.loads(out)
+    first, second = json.loads(out)["policies"]
     assert code == 1
     assert first["left_out"] == [] and first["passes"] > 1 and first["parameters"]["vae"] == 0
     assert second["parameters"]["vae"] is None and second["parameters"]["backbone"] > 0
@@ -81,7 +81,7 @@ def test_a_part_that_fails_while_it_is_counted_is_reported_in_its_row(
 
     monkeypatch.setattr(registry().get("paradigm", "joint"), "build", fail)
     code, out, err = run("compare", EXAMPLES / "fastwam_joint.toml", TOY, "--no-measure", "--json")
-    first, second = json.loads(out)
+    first, second = json.loads(out)["policies"]
     assert code == 1 and "out of luck" in err
     assert first["operations"] is None and second["operations"] > 0
 
@@ -123,7 +123,7 @@ def test_an_interruption_keeps_the_rows_that_are_finished(
 
     monkeypatch.setattr(compare, "compare_specs", interrupted)
     code, out, err = run("compare", TOY, TOY, "--no-measure", "--json")
-    assert code == 130 and [row["name"] for row in json.loads(out)] == ["toy"]
+    assert code == 130 and [row["name"] for row in json.loads(out)["policies"]] == ["toy"]
     code, out, err = run("compare", TOY, TOY, "--no-measure")
     assert code == 0 and "toy (2)" in out
     asked.clear()

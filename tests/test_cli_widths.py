@@ -17,6 +17,7 @@ import pytest
 
 from wamkit.cli import VERBS, verb
 from wamkit.cli._folding import brief, cells
+from wamkit.cli._output import SCHEMA_VERSION
 from wamkit.config.registry import forget, registry
 from wamkit.config.spec import parse, read
 from wamkit.data import Writer
@@ -89,6 +90,7 @@ def at(wamkit: Run, monkeypatch: pytest.MonkeyPatch) -> At:
 
     def run(*args: Any) -> tuple[Any, list[tuple[int, str]]]:
         report = json.loads(wamkit(*args, "--json")[1])
+        assert report.pop("schema_version") == SCHEMA_VERSION
         texts = []
         for columns in WIDTHS:
             monkeypatch.setenv("COLUMNS", str(columns))
@@ -191,7 +193,7 @@ def test_compare(at: At, wide: Path) -> None:
     found, texts = at("compare", SMALL, wide, "--no-measure")
     for _, text in texts:
         tokens = tokens_of(text)
-        for row in found:
+        for row in found["policies"]:
             assert {row["name"], str(row["passes"])} <= tokens
             assert brief(row["bytes_moved"] / 1e9) in tokens
             assert brief(row["operations"] / 1e12) in tokens

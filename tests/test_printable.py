@@ -72,7 +72,7 @@ def test_every_way_out_of_the_command_line_is_printable(
     output.say(bad, whole=True)
     output.note(bad)
     output.error(bad, bad, bad)
-    output.emit({bad: bad})
+    output.emit_raw({bad: bad})
     made = output.table("key", bad)
     made.add_row(bad, bad)
     output.show_table(made)

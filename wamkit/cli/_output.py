@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FOUND = 1  # exit code: a check found something
 BAD = 2  # exit code: bad usage or bad input
+SCHEMA_VERSION = 1
+"""Of what `--json` prints, see `docs/json.md`: raised when a key goes or changes its meaning."""
 LINE = 4000  # characters of a line of an error, which may quote untrusted text
 LINES = 200  # of an error or a note
 INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
@@ -84,8 +86,18 @@ def note(text: str) -> None:
     console(stderr=True).print(f"note: {_cut(text)}", style="dim", soft_wrap=True)
 
 
-def emit(data: Any, indent: int | None = 2) -> None:
-    """The answer as JSON, on stdout."""
+def emit(data: Mapping[str, Any], indent: int | None = 2) -> None:
+    """The answer as JSON, on stdout, as `docs/schemas` describes it."""
+    emit_raw(versioned(data), indent)
+
+
+def versioned(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with the version of its schema before it."""
+    return {"schema_version": SCHEMA_VERSION, **data}
+
+
+def emit_raw(data: Any, indent: int | None = 2) -> None:
+    """JSON on stdout that is a document by itself, such as a JSON Schema."""
     print(strict_json.dumps(data, indent=indent).replace("\x7f", "\\u007f"))
 
 

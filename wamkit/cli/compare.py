@@ -89,7 +89,7 @@ def command(
         with plots.style():
             plots.write(plot, plots.bars(_series(rows)))
     if json:
-        emit([{**vars(row), "total": row.total} for row in rows])
+        emit({"policies": [{**vars(row), "total": row.total} for row in rows]})
     else:
         _draw(rows)
     for row in rows:

@@ -17,7 +17,7 @@ from ..files.paths import expand_home
 from ._completion import complete_policy
 from ._env_options import EnvOption, EnvSettings, Processes, progress
 from ._options import Device, Json, Overrides
-from ._output import emit, note, say, show_table, table
+from ._output import emit, note, say, show_table, table, versioned
 from ._sources import resolve_source
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def command(
                 "normalized": runner.policy.actions.statistics is None,
             }
         if films is not None:
-            (films / "eval.json").write_text(strict_json.dumps(found, indent=2) + "\n")
+            (films / "eval.json").write_text(strict_json.dumps(versioned(found), indent=2) + "\n")
     if json:
         emit(found)
         return

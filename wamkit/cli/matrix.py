@@ -13,7 +13,7 @@ from ..files.durable import as_not_written, make_folder, write_text
 from ..files.printable import escape_markdown
 from ._completion import name_completion
 from ._options import Json
-from ._output import emit, mark, say, show_table, spinner, table
+from ._output import emit, mark, say, show_table, spinner, table, versioned
 from .check import warn
 
 EXAMPLE = "wamkit matrix --paradigm single_pass --out matrix.md"
@@ -46,7 +46,7 @@ def command(
     with spinner("checking"):
         cells = list(matrix(tuple(backbone or ()), tuple(action_head or ()), tuple(paradigm or ())))
     if out is not None:
-        text = markdown(cells) if out.suffix == ".md" else _dumps(as_data(cells))
+        text = markdown(cells) if out.suffix == ".md" else _dumps(versioned(as_data(cells)))
         _write(out, text)
     if json:
         emit(as_data(cells))

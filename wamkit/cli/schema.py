@@ -12,7 +12,7 @@ from ..config.registry import registry
 from ..config.spec import schema
 from ..files import strict_json
 from ..files.durable import write_text
-from ._output import emit, error, say
+from ._output import emit_raw, error, say
 
 EXAMPLE = "wamkit schema --out spec.schema.json"
 
@@ -29,7 +29,7 @@ def command(
             owner = registry().plugin_of[cls.kind, cls.model_fields["name"].default]
             error(f"left out: {fault} (from {owner})", "tell its authors")
     if out is None:
-        emit(schema())
+        emit_raw(schema())
         return
     write_text(out, strict_json.dumps(schema(), indent=2) + "\n")
     say(f"wrote {out}", whole=True)
