@@ -283,7 +283,7 @@ def test_the_command_prints_the_values_of_its_json(wamkit: Any, tmp_path: Path) 
         "max control rate",
         "faster",  # than before, in the line below
         "policy.act: tensors of images in",
-        "max ms",
+        "max",  # ms, in the line below
         "of fewer than 20 calls the longest",
         "control: actions of a chunk over its median time",
         "peak memory: CPU: the most this process ever held",

@@ -70,7 +70,7 @@ def test_the_page_of_keys_is_what_the_code_says(wamkit: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["scheduls"], "did you mean 'schedules'?"),
+        (["videos"], "did you mean 'video'?"),
         (["backbone"], "name a part too: `wamkit list backbone` lists them"),
         ([], "a kind and a part, or a section: spec, actions"),
         (["video", "--params"], "--params has no meaning for a section"),

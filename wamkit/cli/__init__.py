@@ -18,7 +18,7 @@ from ..files.variables import VARIABLES
 from ._completion import complete_behind, join_words
 from ._help import Verb, formatter
 from ._notes import print_notes
-from ._options import trust_paths
+from ._options import trust_paths, wide_tables
 from ._output import polite
 
 # Verb -> its module in this package, in the order of `wamkit --help`.
@@ -98,6 +98,8 @@ def verb(name: str) -> Any:
     command = typer.main.get_command(single)
     if any(p.name == "spec" or _POLICY.match(p.metavar or "") for p in command.params):
         command.params.append(trust_paths())
+    if hasattr(module, "show_table"):
+        command.params.append(wide_tables())
     return command
 
 

@@ -6,15 +6,22 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-PIPE = 120
+PIPE = 80
 """Columns of a table that goes to a file or a pipe, unless COLUMNS is set."""
+WIDE = 100_000
+"""Columns with `--wide`: every table is one table, a line for each row, and nothing is folded."""
+_wide: ContextVar[bool] = ContextVar("wide", default=False)
 LEAST = 20  # columns of a terminal; a narrower one is treated as this wide
 
 
 def width() -> int:
-    """Columns to lay out for: those of COLUMNS, of the terminal, or `PIPE`."""
+    """Columns to lay out for: those of COLUMNS, of the terminal, or `PIPE`; `WIDE` if asked for."""
+    if _wide.get():
+        return WIDE
     columns = _columns_variable()
     if columns is None and sys.stdout.isatty():
         columns = shutil.get_terminal_size((80, 24)).columns
@@ -23,7 +30,17 @@ def width() -> int:
 
 def folds() -> bool:
     """Whether running text is folded too: lines of a pipe are as long as they need to be."""
-    return sys.stdout.isatty() or _columns_variable() is not None
+    return not _wide.get() and (sys.stdout.isatty() or _columns_variable() is not None)
+
+
+@contextmanager
+def wide() -> Iterator[None]:
+    """Within, nothing is folded."""
+    token = _wide.set(True)
+    try:
+        yield
+    finally:
+        _wide.reset(token)
 
 
 def _columns_variable() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from ..config.spec import SECTIONS
 from ..config.trust import trusting_paths
 from ._complete_keys import complete_setting
 from ._completion import complete_spec, filter_prefix
+from ._folding import wide
 
 SECTION_NAMES = ("spec", *SECTIONS, "train")
 """What `wamkit show` knows besides parts."""
@@ -119,23 +121,31 @@ def _allow(context: typer.Context, wanted: bool) -> None:
         context.with_resource(trusting_paths())
 
 
+def _unfold(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.with_resource(wide())
+
+
 def trust_paths() -> Any:
     """The option `--trust-paths`, for every verb that takes a saved policy."""
+    about = "Read the paths outside its folder that a saved policy names, and remember them."
+    return _flag("trust_paths", _allow, about)
 
-    def command(
-        trust_paths: Annotated[
-            bool,
-            typer.Option(
-                "--trust-paths",
-                callback=_allow,
-                help="Read the paths outside its folder that a saved policy names, and remember "
-                "them.",
-            ),
-        ] = False,
-    ) -> None: ...
 
+def wide_tables() -> Any:
+    """The option `--wide`, for every verb that prints tables."""
+    return _flag("wide", _unfold, "Print tables as wide as they are; else they fit the terminal.")
+
+
+def _flag(name: str, callback: Callable[[typer.Context, bool], None], about: str) -> Any:
+    """An option that calls `callback` and is no argument of the command."""
+
+    def command(wanted: bool = False) -> None: ...
+
+    option = typer.Option(f"--{name.replace('_', '-')}", callback=callback, help=about)
+    command.__annotations__["wanted"] = Annotated[bool, option]
     probe = typer.Typer(add_completion=False)
     probe.command()(command)
-    option = next(p for p in typer.main.get_command(probe).params if p.name == "trust_paths")
-    option.expose_value = False
-    return option
+    found = next(p for p in typer.main.get_command(probe).params if p.name == "wanted")
+    found.name, found.expose_value = name, False
+    return found

@@ -18,7 +18,7 @@ VARIABLES = {
 """Every variable of wamkit -> its description. A test compares it with the code and the docs."""
 
 OTHERS = {
-    "COLUMNS": "Columns that tables are laid out for; else those of the terminal, 120 in a pipe.",
+    "COLUMNS": "Columns that tables are laid out for; else those of the terminal, 80 in a pipe.",
     "NO_COLOR": "Set to anything: no colors and no bold type.",
     "MUJOCO_GL": "How MuJoCo renders; `egl` where it is not set and there is no display.",
     "XDG_STATE_HOME": "Where trusted paths are remembered, in wamkit/; ~/.local/state if not set.",
