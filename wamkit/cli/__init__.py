@@ -36,6 +36,7 @@ VERBS = {
     "act": "act",
     "imagine": "imagine",
     "estimate": "estimate",
+    "fit": "fit",
     "train": "train",
     "precompute": "precompute",
     "data": "data",

@@ -56,6 +56,12 @@ Spec = Annotated[
         autocompletion=complete_spec,
     ),
 ]
+Specs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SPEC...", help="One or more: .toml, .yaml or .json, a saved policy or a run."
+    ),
+]
 Source = Annotated[
     Path,
     typer.Argument(

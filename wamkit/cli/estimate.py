@@ -1,4 +1,4 @@
-"""`wamkit estimate`: what training a policy takes, before a device is rented."""
+"""`wamkit estimate`: what training or acting takes, before a device is rented."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import WamkitError, did_you_mean
+from ..errors import WamkitError
+from ._acting import expect_divisible, known_gpu, show_acting
 from ._complete_keys import complete_training
 from ._folding import brief, duration
-from ._options import Json, Overrides, Spec
+from ._options import Json, Overrides, Specs
 from ._output import FOUND, emit, note, say, show_table, spinner, table
 from ._sources import resolve_source
 from .check import specs_of
@@ -24,17 +25,24 @@ UNITS = {"GB": 1e9, "GiB": 2**30, "MB": 1e6, "MiB": 2**20, "TB": 1e12}
 
 
 def command(
-    spec: Spec,
+    specs: Specs,
+    act: Annotated[
+        bool, typer.Option("--act", help="What acting takes, in each precision, of every SPEC.")
+    ] = False,
     devices: Annotated[int, typer.Option(min=1, help="How many there are.")] = 1,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Of each, such as 80GB; else the GPU's own.")
     ] = None,
     gpu: Annotated[
-        str | None,
-        typer.Option(help="Such as h100, h200, a100, b200, l40s, rtx4090: its peak and memory."),
+        list[str] | None,
+        typer.Option(
+            help="Such as h100, h200, a100, b200, l40s, rtx4090: its peak and memory. With --act "
+            "may be repeated; `here` measures this machine's CPU."
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples of one update, over all devices.")
+        int | None,
+        typer.Option(min=1, help="Samples of one update, over all devices; observations at once."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the weights.")] = None,
     samples: Annotated[
@@ -65,13 +73,36 @@ def command(
 
     With --memory or --gpu it says whether it fits, and what to change (exit code 1 if it does not).
     The text encoder is left out: instructions are encoded once, see `wamkit precompute text`.
+
+    With --act it counts memory and the least time of a chunk. Exact are bytes of weights, sizes of
+    the KV cache and operations; approximate are activations (tensors alive at the worst moment,
+    without kernels' workspaces) and times (floors by the roofline of a device's data sheet).
     """
     from ..train.config import read_config
     from ..train.devices import PEAKS
 
-    if gpu is not None and gpu not in PEAKS:
-        hint = did_you_mean(gpu, list(PEAKS), f"known are {', '.join(PEAKS)}")
-        raise WamkitError(f"no numbers of a device called {gpu!r}", hint)
+    if act:
+        idle = {
+            "--devices": devices != 1,
+            "--memory": memory,
+            "--steps": steps,
+            "--samples": samples,
+            "--config": config,
+            "--train": settings,
+            "--latents": latents,
+        }
+        show_acting(specs, gpu or [], batch or 1, overrides or [], idle, json)
+        return
+    if len(specs) != 1 or len(gpu or ()) > 1:
+        several = "specs" if len(specs) != 1 else "devices"
+        raise WamkitError(
+            f"an estimate of training is of one policy on one kind of device, and {several} are "
+            "several",
+            "name one; --act takes several, and so does `wamkit fit`",
+        )
+    spec, gpu_name = specs[0], next(iter(gpu or ()), None)
+    if gpu_name is not None:
+        known_gpu(gpu_name)
     if samples is not None and steps is not None:
         raise WamkitError("--samples and --steps both say how long", "leave one out")
     typed = {"steps": steps, "batch_size": batch}
@@ -80,18 +111,12 @@ def command(
     if samples is not None:
         count = -(-samples // chosen.batch_size)
         chosen = chosen.model_copy(update={"steps": count})
-    if chosen.batch_size % (devices * chosen.gradient_accumulation_steps):
-        raise WamkitError(
-            f"a batch of {chosen.batch_size} cannot be cut into {devices} devices x "
-            f"{chosen.gradient_accumulation_steps} passes",
-            "--batch "
-            f"{-(-chosen.batch_size // (devices * chosen.gradient_accumulation_steps)) * devices}",
-        )
+    expect_divisible(chosen, devices)
     limit = None if memory is None else size_of(memory)
     peak = chosen.peak_flops
-    if gpu is not None:
-        limit = limit or int(PEAKS[gpu].memory)
-        peak = peak or getattr(PEAKS[gpu], chosen.precision)
+    if gpu_name is not None:
+        limit = limit or int(PEAKS[gpu_name].memory)
+        peak = peak or getattr(PEAKS[gpu_name], chosen.precision)
     (policy,) = specs_of(
         [resolve_source(spec)], overrides or [], needed=("backbone", "action_head")
     )
@@ -110,7 +135,7 @@ def command(
     if json:
         emit({**vars(made), "total": made.total, "fits": made.fits})
     else:
-        _draw(made, devices, gpu, utilization)
+        _draw(made, devices, gpu_name, utilization)
     if made.fits is False:
         raise typer.Exit(FOUND)
 

@@ -8,8 +8,7 @@ and a half times the operations (Dao, arXiv 2307.08691).
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..config.programs import program_of
 from ..config.spec import PolicySpec
@@ -26,7 +24,8 @@ from ..config.visibility import cacheable_subset, followed
 from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..policy.adapters import AdaptedBackbone, LatentAdapter
-from ..policy.cost import Counter, count_encoding, vae_on_meta, without_weights, zero_inputs
+from ..policy.cost import count_encoding, vae_on_meta, without_weights, zero_inputs
+from ..policy.live_bytes import LiveBytes
 from ..policy.policy import DTYPES
 from .config import Lora, Parts, TrainConfig
 from .lora import Adapters
@@ -251,39 +250,14 @@ def _velocity(found: Any, part: str) -> Tensor | None:
     return getattr(found, part)  # type: ignore[no-any-return]
 
 
-class Meter(Counter):
+class Meter(LiveBytes):
     """Counts operations, and the bytes that are alive besides some parameters and gradients."""
 
     def __init__(self, parameters: set[nn.Parameter]) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._known = {p.untyped_storage()._cdata for p in parameters}
-        self._parameters = parameters
+        super().__init__(parameters)
         for p in parameters:
             if p.requires_grad:
                 p.register_post_accumulate_grad_hook(_forget)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor) and x.device.type == "meta":
-                self._hold(x.untyped_storage())
-        return out
-
-    def _hold(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def _forget(p: Tensor) -> None:
