@@ -18,6 +18,7 @@ from ._sources import resolve_source
 from .check import specs_of
 
 if TYPE_CHECKING:
+    from ..train.config import TrainConfig
     from ..train.plan import Plan
 
 EXAMPLE = "wamkit estimate examples/fastwam.toml --devices 8 --gpu h100 --batch 128 --steps 20000"
@@ -42,7 +43,9 @@ def command(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples of one update, over all devices; observations at once."),
+        typer.Option(
+            min=1, help="Samples of one update, over all devices; with --act, observations."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the weights.")] = None,
     samples: Annotated[
@@ -132,12 +135,26 @@ def command(
             utilization=utilization,
             latents=latents,
         )
+    assumed = _assumed(chosen, devices, utilization, latents)
     if json:
-        emit({**vars(made), "total": made.total, "fits": made.fits})
+        emit({**vars(made), "total": made.total, "fits": made.fits, "assumptions": assumed})
     else:
-        _draw(made, devices, gpu_name, utilization)
+        _draw(made, devices, gpu_name, utilization, assumed)
     if made.fits is False:
         raise typer.Exit(FOUND)
+
+
+def _assumed(chosen: TrainConfig, devices: int, utilization: float, latents: bool) -> list[str]:
+    """What an estimate of training takes for granted."""
+    return [
+        f"batch {chosen.batch_size} on {devices} device{'s' * (devices > 1)}, "
+        f"{chosen.gradient_accumulation_steps} passes an update, {chosen.steps} steps, "
+        f"{chosen.precision}, {chosen.parallelism}",
+        f"{utilization:.0%} of the peak is reached; the VAE's latents are "
+        + ("stored beforehand" if latents else "computed in every step"),
+        "exact: weights, gradients, moments, operations; approximate: activations, which are what "
+        "is alive at the worst moment, without kernels' workspaces and fragments; keep 10 % free",
+    ]
 
 
 def size_of(text: str) -> int:
@@ -153,7 +170,9 @@ def size_of(text: str) -> int:
     raise WamkitError(f"{text!r} is no size", f"for example 80GB; units: {', '.join(UNITS)}")
 
 
-def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None:
+def _draw(
+    made: Plan, devices: int, gpu: str | None, utilization: float, assumed: list[str]
+) -> None:
     shown = table("on each device", "GB", right=("GB",))
     digits = max(2, 2 - floor(log10(max(made.total, 1) / 1e9)))
     for name, size in (made.memory | {"total": made.total}).items():
@@ -169,6 +188,8 @@ def _draw(made: Plan, devices: int, gpu: str | None, utilization: float) -> None
         say(f"it {verdict} into {made.limit / 1e9:.0f} GB", "bold")
     for part in made.left_out:
         note(part)
+    say("assumed:")
+    for line in assumed:
+        say(f"  {line}")
     for hint in made.hints:
         say(f"hint: {hint}")
-    note("an estimate: kernels' own space and fragments of memory add to it; keep 10 % free")
