@@ -32,6 +32,10 @@ COMMANDS: dict[str, list[str]] = {
     "check": ["{home}/spec.toml", "{home}/broken.toml"],
     "explain": ["{home}/spec.toml", "{home}/broken.toml"],
     "matrix": ["--backbone toy --action-head mot --action-head reader"],
+    "compose": [
+        "--backbone toy --head mot --paradigm single_pass --actions a:2 --views front=32x32",
+        "--backbone toy --head mot --paradigm single_pass --actions a:2 --views front=33x32",
+    ],
     "compare": ["{home}/spec.toml {home}/spec.toml --no-measure"],
     "bench": ["{home}/spec.toml --iters 2"],
     "build": ["{home}/spec.toml --out {home}/built"],

@@ -99,7 +99,7 @@ def verb(name: str) -> Any:
     command = typer.main.get_command(single)
     if any(p.name == "spec" or _POLICY.match(p.metavar or "") for p in command.params):
         command.params.append(trust_paths())
-    if hasattr(module, "show_table"):
+    if hasattr(module, "show_table") or getattr(module, "PRINTS_TABLES", False):
         command.params.append(wide_tables())
     return command
 

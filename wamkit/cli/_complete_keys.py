@@ -44,6 +44,7 @@ def _tables(ctx: typer.Context) -> dict[str, str]:
     """kind -> the name of the part that the command line is about, as far as it says one."""
     named: dict[str, str] = {}
     given = [ctx.params.get(key) for key in ("spec", "source", "like")]
+    given += ctx.params.get("specs") or ()
     for path in (*given, *ctx.args):  # an argument before an incomplete option is among the rest
         if path:
             try:

@@ -35,8 +35,7 @@ def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_kind_or_section(incomplete: str) -> list[str]:
     """The kinds, and the sections of a spec, that begin like this."""
-    names = [*ALL_KINDS, *SECTION_NAMES]
-    return [name for name in names if name.startswith(incomplete)]
+    return filter_prefix([*ALL_KINDS, *SECTION_NAMES], incomplete)
 
 
 KindOrSection = Annotated[
@@ -59,7 +58,9 @@ Spec = Annotated[
 Specs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="SPEC...", help="One or more: .toml, .yaml or .json, a saved policy or a run."
+        metavar="SPEC...",
+        help="One or more: .toml, .yaml or .json, a saved policy or a run.",
+        autocompletion=complete_spec,
     ),
 ]
 Source = Annotated[

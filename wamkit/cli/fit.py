@@ -10,6 +10,7 @@ import typer
 
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu
+from ._complete_keys import complete_training
 from ._folding import brief
 from ._options import Json, Overrides, Quantize, Specs
 from ._output import FOUND, emit, note, say, show_table, spinner, table
@@ -46,7 +47,12 @@ def command(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--train", metavar="KEY=VALUE", help="Set one of them, as for `train`."),
+        typer.Option(
+            "--train",
+            metavar="KEY=VALUE",
+            help="Set one of them, as for `train`.",
+            autocompletion=complete_training,
+        ),
     ] = None,
     overrides: Overrides = None,
     json: Json = False,

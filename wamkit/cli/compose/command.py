@@ -15,6 +15,7 @@ from .asked import Asked
 from .report import expect_free, finish
 
 EXAMPLE = "wamkit compose --backbone wan --head mot --views front=224x224 --out my.toml"
+PRINTS_TABLES = True  # in `report`
 
 
 def _part(kind: str, what: str) -> typer.models.OptionInfo:

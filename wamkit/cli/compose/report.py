@@ -19,9 +19,6 @@ from .._output import FOUND, conflict_lines, emit, error, note, say, show_table,
 from ..check import warn
 from .asked import Asked
 
-SCHEMA_VERSION = 1
-"""Of the answer as JSON."""
-
 
 def expect_free(asked: Asked) -> None:
     """Raise WamkitError if the file to write is no .toml, or exists and is not to be replaced."""
@@ -100,7 +97,6 @@ def _note_choices(made: Composition) -> None:
 
 def _facts(made: Composition, spec: PolicySpec | None) -> dict[str, Any]:
     return {
-        "schema_version": SCHEMA_VERSION,
         "fits": not made.conflicts,
         "spec": made.raw,
         "choices": [vars(choice) for choice in made.choices],
