@@ -16,6 +16,8 @@ from ..files.documents import read_table
 from ..files.paths import expand_home
 from .configs import config_conflicts
 from .describe import describe
+from .extends import EXTENDS, START, UNSET, Extended, refuse_extends, resolve_extends
+from .json_schema import allow_extends
 from .mistakes import MANY, explain_mistakes, home_of, keys_of, rest
 from .noise_schedule import Schedules
 from .overrides import override as override
@@ -195,9 +197,10 @@ SCALARS = ("dtype", "seed", "format")
 def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The raw tables of a spec file, or of a saved policy, with `key=value` overrides.
 
-    Of a run or its checkpoints it is the policy that `wamkit.config.runs.find` chooses. Raises
-    WamkitError if there is no such file, if it is not TOML, YAML or JSON, or if a saved policy
-    names paths outside its folder that are not trusted (`wamkit.config.trust`).
+    A spec that extends another is merged with it (`wamkit.config.extends`). Of a run or its
+    checkpoints it is the policy that `wamkit.config.runs.find` chooses. Raises WamkitError if there
+    is no such file, if it is not TOML, YAML or JSON, if the base it extends cannot be used, or if a
+    saved policy names paths outside its folder that are not trusted (`wamkit.config.trust`).
     """
     from .runs import find, is_folder
 
@@ -211,10 +214,15 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             f"no spec at {path}",
             did_you_mean(str(file), near, "name a .toml, .yaml or .json file, or a saved policy"),
         )
-    raw = read_table(file, "spec", "start from examples/toy.toml")
+    raw = read_table(file, "spec", START)
+    if home is None:
+        raw = resolve_extends(raw, file)
+        if isinstance(raw, Extended):
+            return raw.apply_overrides(overrides)
+        return override(raw, overrides)
+    refuse_extends(raw, file)
     used = override(raw, overrides)
-    if home is not None:
-        expect_trusted(raw, used, home)
+    expect_trusted(raw, used, home)
     return used
 
 
@@ -227,7 +235,15 @@ def parse(raw: Mapping[str, Any], source: str = "the spec") -> PolicySpec:
 
 
 def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
-    """Those sections of `raw` that are right, and a conflict for everything that is wrong."""
+    """Those sections of `raw` that are right, and a conflict for everything that is wrong.
+
+    Of a spec that extends another, a conflict says in which file and line the mistake stands.
+    """
+    values, conflicts = _draft(raw)
+    return values, raw.add_origins(conflicts) if isinstance(raw, Extended) else conflicts
+
+
+def _draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
     values: dict[str, Any] = {}
     conflicts: list[Conflict] = []
     known = [*KINDS, *SECTIONS, *SCALARS]
@@ -237,10 +253,13 @@ def draft(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Conflict]]:
     for key in raw:
         if key in unknown[:MANY]:
             place, listed = home_of(key, SECTIONS), f"known are {', '.join(known)}"
-            if place is not None and place.rpartition(".")[2] == key:
+            if key in (EXTENDS, UNSET):
+                hint = f"`{EXTENDS}`, and `{UNSET}` with it, are read in .toml files of specs"
+            elif place is not None and place.rpartition(".")[2] == key:
                 hint = f"it belongs elsewhere: {place}"
             else:
-                hint = did_you_mean(key, known, f"did you mean {place}?" if place else listed)
+                near = f"did you mean {place}?" if place else listed
+                hint = did_you_mean(key, [*known, EXTENDS], near)
             conflicts.append(
                 Conflict(between=(shortened(key),), why="no such section in a spec", hint=hint)
             )
@@ -341,4 +360,5 @@ def schema() -> dict[str, Any]:
         fields[kind] = (discriminated, ...)
     model = create_model("Spec", __base__=PolicySpec, **fields)
     describe(model)
-    return model.model_json_schema()
+    names = {section: cls.__name__ for section, cls in SECTIONS.items()}
+    return allow_extends(model.model_json_schema(), KINDS, names)

@@ -82,7 +82,7 @@ def parser_of(suffix: str) -> Callable[[str], Any]:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse `text`, which is not trusted, as a table. Raises ValueError with line and column."""
-    stripped = _TOML_TEXT.sub(_blank, text)
+    stripped = without_strings(text)
     if found := _LONG_KEY.search(stripped):
         line = stripped.count("\n", 0, found.start()) + 1
         raise ValueError(f"line {line}: a key of more than {DEPTH} parts")
@@ -98,6 +98,11 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it holds a number of more than 4,300 digits") from None
     strict_json.expect_shallow(raw, DEPTH)
     return raw
+
+
+def without_strings(text: str) -> str:
+    """Remove comments from TOML and empty its strings; keep the line count."""
+    return _TOML_TEXT.sub(_blank, text)
 
 
 def _blank(found: re.Match[str]) -> str:
