@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from wamkit.cli import app, compare
 from wamkit.cli.compare import unique_names
+from wamkit.config.spec import read
+from wamkit.files.toml_text import toml_text
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY, LTX = EXAMPLES / "toy.toml", EXAMPLES / "fastwam_on_ltx.toml"
@@ -33,14 +35,10 @@ def without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
 
 
-def small(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
+def small(folder: Path, name: str) -> Path:
     """The LTX composition with a small backbone, whose VAE is diffusers' all the same."""
-    text = LTX.read_text().replace('variant = "0.9-2b"', 'variant = "0.9-2b"\nlayers = 2')
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
     file = folder / name
-    file.write_text(text)
+    file.write_text(toml_text(read(LTX, ["backbone.layers=2"])))
     return file
 
 

@@ -1,4 +1,4 @@
-"""Tables as TOML that a person reads and edits: a comment with each key, lists on short lines."""
+"""Tables as TOML for people to read and edit: comments next to keys, lists on short lines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ COLUMN = 30
 """Where comments begin, if the value before them is that short."""
 
 Comment = Callable[[str], str]
-"""From the path of a key to the comment of the key; "" for nothing."""
+"""From the path of a key to its comment; "" for nothing."""
 
 
-def toml_text(raw: Mapping[str, Any], comment: Comment, head: Sequence[str] = ()) -> str:
+def toml_text(
+    raw: Mapping[str, Any], comment: Comment = lambda _: "", head: Sequence[str] = ()
+) -> str:
     """`raw` as TOML, with `head` above it as comments.
 
     Raises WamkitError for a value that TOML cannot hold.
@@ -29,11 +31,18 @@ def toml_text(raw: Mapping[str, Any], comment: Comment, head: Sequence[str] = ()
     text = "\n".join(lines).strip("\n") + "\n"
     try:
         same = parse_toml(text) == json.loads(json.dumps(raw))
-    except ValueError:  # such as null, for which TOML has no value
+    except ValueError:  # such as null, for which TOML has no word
         same = False
     if not same:
         raise WamkitError("the tables cannot be written as TOML", "write them as YAML")
     return text
+
+
+def drop_none(value: Any) -> Any:
+    """`value` without the keys of its tables that are None, for which TOML has no word."""
+    if isinstance(value, Mapping):
+        return {key: drop_none(inner) for key, inner in value.items() if inner is not None}
+    return [drop_none(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _table(table: Mapping[str, Any], path: str, comment: Comment) -> Iterator[str]:
@@ -60,10 +69,10 @@ def _line(key: str, value: Any, path: str, comment: Comment) -> Iterator[str]:
     text = comment(path)
     if isinstance(value, list) and len(value) > 1 and all(isinstance(v, Mapping) for v in value):
         yield _with_comment(f"{_key(key)} = [", text)
-        yield from (f"    {_value(each)}," for each in value)
+        yield from (f"    {inline(each)}," for each in value)
         yield "]"
     else:
-        yield _with_comment(f"{_key(key)} = {_value(value)}", text)
+        yield _with_comment(f"{_key(key)} = {inline(value)}", text)
 
 
 def _with_comment(line: str, text: str) -> str:
@@ -79,12 +88,13 @@ def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _text(key)
 
 
-def _value(value: Any) -> str:
+def inline(value: Any) -> str:
+    """One value in a line."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items())
+        inside = ", ".join(f"{_key(key)} = {inline(each)}" for key, each in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(inline, value))}]"
     return _text(value) if isinstance(value, str) else json.dumps(value)
 
 
