@@ -41,7 +41,9 @@ def complete_kind_or_section(incomplete: str) -> list[str]:
 KindOrSection = Annotated[
     str | None,
     typer.Argument(
-        help="A kind of part, or a section alone.", autocompletion=complete_kind_or_section
+        metavar="KIND|SECTION|SPEC",
+        help="A kind of part, and then its name; a section alone; or a spec, a policy or a run.",
+        autocompletion=complete_kind_or_section,
     ),
 ]
 Name = Annotated[

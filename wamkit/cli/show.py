@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from inspect import cleandoc
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -26,6 +27,7 @@ from ._complete_keys import complete_part_setting
 from ._folding import fold_items, folds, width
 from ._options import Json, KindOrSection, Name
 from ._output import emit, say, show_table, table
+from ._show_spec import is_spec_path, show_spec
 from ._types import cell_text, limits_of, type_name
 from .listing import describe_part
 
@@ -50,13 +52,21 @@ def command(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print all sections as a page (docs/spec.md).")
     ] = False,
+    defaults: Annotated[
+        bool, typer.Option(help="Of a spec: write out the values that it leaves open.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Show what a part is, its keys and sizes; or every key of a section of a spec.
+    """Show what a part is, its keys and sizes; every key of a section; or a whole spec, resolved.
 
+    Of a spec its base is merged in and every default written out: the policy as it will be built,
+    in TOML (or JSON) that can be used as a spec itself.
     Sections are actions, state, cameras, video and schedules, spec (what stands above them) and
     train (the training settings).
     """
+    if kind is not None and name is None and is_spec_path(kind):
+        show_spec(Path(kind), overrides or (), defaults=defaults, json=json)
+        return
     if as_markdown or kind is None or name is None:
         from ._sections import show_sections
 
