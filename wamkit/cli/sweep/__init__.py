@@ -1,0 +1,1 @@
+"""`wamkit sweep`: many variants of one spec, each in a folder of its own."""
