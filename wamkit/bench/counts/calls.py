@@ -1,0 +1,210 @@
+"""The passes that a paradigm makes of the network for one chunk, and how often, by steps.
+
+A paradigm acts with a network that answers zeros and only notes what it was asked. How often each
+pass is made is a formula of the steps of the schedules, solved for from several of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from ...config.parts import Stage
+from ...config.programs import program_of
+from ...config.spec import PolicySpec
+from ...engine.kv_cache import KV, KVCache
+from ...engine.noise_schedule import schedules_of
+from ...interfaces.action_head import is_prefill
+from ...interfaces.types import ModelInputs, ModelOutput, Text
+from ...policy.preprocessing import build_clips, build_inputs
+from .solving import Design
+
+PASSES = (
+    *("1", "v", "a", "s", "w", "min(v,a)", "min(v+1,a)", "min(v,a+1)"),
+    *("max(v,s)", "max(v,a,s,w)"),
+)
+"""Formulas of the steps of video, action, next state and value; passes are a sum of these."""
+STEPS = (
+    *((2, 2, 2, 2), (4, 2, 2, 4), (2, 4, 4, 2), (6, 2, 4, 2), (2, 6, 2, 4), (4, 4, 6, 2)),
+    *((8, 4, 2, 6), (4, 8, 6, 6), (10, 6, 6, 8), (6, 10, 12, 6), (8, 6, 4, 14), (6, 8, 8, 6)),
+    *((12, 12, 8, 8), (20, 4, 24, 6), (4, 20, 6, 24), (16, 50, 8, 4), (8, 8, 8, 8), (6, 6, 10, 4)),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kind of pass."""
+
+    frames: tuple[str, ...]  # roles of the frames in it
+    vectors: tuple[tuple[str, str], ...]  # modality and role
+    state: bool
+    cached: tuple[str, ...]  # roles that are looked up
+    prefill: bool
+    batch: int
+
+
+class _Answering:
+    """A network of zeros."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def __call__(
+        self, inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
+    ) -> ModelOutput:
+        frames = [f for f in (inputs.video, inputs.future) if f is not None]
+        vectors = []
+        for part in ("action", "next_state", "value"):
+            if (noisy := getattr(inputs, part)) is not None:
+                vectors += [(part, role) for role in dict.fromkeys(noisy.roles or (part,))]
+        self.calls.append(
+            Call(
+                tuple(dict.fromkeys(role for f in frames for role in f.roles)),
+                tuple(vectors),
+                inputs.state is not None,
+                () if cache is None else tuple(sorted(cache.roles)),
+                is_prefill(inputs, keep),
+                inputs.text.tokens.shape[0],
+            )
+        )
+        batch = inputs.text.tokens.shape[0]
+        empty = torch.zeros(batch, 1, 1, 1)
+        left = KVCache([{role: KV(empty, empty) for role in keep}], [])
+        if self.calls[-1].prefill:
+            return ModelOutput(cache=left)
+        found = {
+            part: torch.zeros_like(noisy.x)
+            for part in ("action", "next_state", "value")
+            if (noisy := getattr(inputs, part)) is not None
+        }
+        for name in ("video", "future"):
+            if (clip := getattr(inputs, name)) is not None:
+                found[name] = torch.zeros_like(clip.z)
+        return ModelOutput(**found, cache=left)
+
+
+def calls_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Call, int]]:
+    """The passes of one chunk in order, and how often each is made in a row."""
+    network, traits = _Answering(), spec.backbone.traits
+    observed, imagined = spec.latent_frames
+    numbers = {part: torch.zeros(1, 1, spec.sizes.token_dim(part)) for part in spec.predicts}
+    numbers["action"] = torch.zeros(1, 2, spec.actions.size)
+    clips = build_clips(
+        spec, torch.zeros(1, 1, observed, 1, 1), torch.zeros(1, 1, imagined, 1, 1), None, 1.0
+    )
+    inputs = build_inputs(
+        Text(torch.zeros(1, 1, 1), follows=traits.text_follows),
+        clips,
+        numbers,
+        torch.zeros(1, spec.state.size) if spec.state.size else None,
+        1.0,
+    )
+    with torch.no_grad():
+        rng = torch.Generator().manual_seed(0)
+        spec.paradigm.build().act(network, inputs, schedules_of(spec), rng, **act_options)
+    found: list[tuple[Call, int]] = []
+    for call in network.calls:
+        if found and found[-1][0] == call:
+            found[-1] = call, found[-1][1] + 1
+        else:
+            found.append((call, 1))
+    return found
+
+
+@cache
+def _design() -> Design:
+    return Design([_row(*steps) for steps in STEPS])
+
+
+def _row(v: int, a: int, s: int, w: int) -> list[int]:
+    few = [min(v, a), min(v + 1, a), min(v, a + 1)]
+    return [1, v, a, s, w, *few, max(v, s), max(v, a, s, w)]
+
+
+def stages(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What one chunk runs, in order, each stage with its passes as coefficients of PASSES.
+
+    Where they are no such formula, they are a table: "v,a" -> passes, of the steps tried.
+    """
+    tried: list[list[tuple[Call, int]]] = []
+    program: list[Stage] = []
+    for steps in STEPS:
+        changed = _with_steps(spec, *steps)
+        tried.append(calls_of(changed, act_options))
+        known = {stage.does for stage in program}
+        program += [s for s in program_of(changed) if s.passes and s.does not in known]
+    order: list[Call] = []
+    for found in tried:
+        for call, _ in found:
+            if call not in order:
+                at = [order.index(c) for c, _ in found if c in order]
+                order.insert(_after(found, call, order), call) if at else order.append(call)
+    does = _purposes(program, order)
+    made = []
+    for call in order:
+        counts = [sum(n for c, n in found if c == call) for found in tried]
+        solved = _design().solve(counts)
+        made.append(
+            {
+                "does": does[call],
+                "frames": list(call.frames),
+                "vectors": [list(pair) for pair in call.vectors],
+                "state": call.state,
+                "cached": list(call.cached),
+                "prefill": call.prefill,
+                "batch": call.batch,
+                "passes": None if solved is None else [int(x) for x in solved],
+                **({"table": _table(counts)} if solved is None else {}),
+            }
+        )
+    return made
+
+
+def _after(found: Sequence[tuple[Call, int]], call: Call, order: Sequence[Call]) -> int:
+    """Where a call belongs among those known: behind the one that comes before it."""
+    calls = [c for c, _ in found]
+    before = [c for c in calls[: calls.index(call)] if c in order]
+    return order.index(before[-1]) + 1 if before else 0
+
+
+def _table(counts: Sequence[int]) -> dict[str, int]:
+    return {",".join(map(str, at)): n for at, n in zip(STEPS, counts, strict=True)}
+
+
+def _with_steps(spec: PolicySpec, v: int, a: int, s: int, w: int) -> PolicySpec:
+    schedules, action = spec.schedules, spec.schedules.action
+    update = {
+        "video": schedules.video.model_copy(update={"steps": v}),
+        "action": action.model_copy(update={"steps": a}),
+        "next_state": action.model_copy(update={"steps": s}),
+        "value": action.model_copy(update={"steps": w}),
+    }
+    return spec.model_copy(update={"schedules": schedules.model_copy(update=update)})
+
+
+def _purposes(program: Sequence[Stage], order: Sequence[Call]) -> dict[Call, str]:
+    """What each call is for, in the words of the program, without remarks in brackets."""
+    found: dict[Call, str] = {}
+    left = list(program)
+    for call in order:
+        roles = {_plain(r) for r in (*call.frames, *(role for _, role in call.vectors))}
+        for stage in left:
+            theirs = {_plain(r) for r in stage.roles} - {"text", "state"}
+            if theirs == roles:
+                found[call] = re.sub(r" \([^()]*\)$", "", stage.does)
+                left.remove(stage)
+                break
+        else:
+            found[call] = "pass " + " and ".join(sorted(roles))
+    return found
+
+
+def _plain(role: str) -> str:
+    """A role without what tells blocks and copies apart."""
+    name = role.rstrip("'").partition(".")[0]
+    return {"seen": "target", "did": "action"}.get(name, name)
