@@ -31,6 +31,7 @@ VERBS = {
     "matrix": "matrix",
     "compose": "compose.command",
     "diff": "diff",
+    "explore": "explore.command",
     "compare": "compare",
     "bench": "bench",
     "build": "build",

@@ -1,0 +1,349 @@
+"""The page of `wamkit explore`: it agrees with Python, loads nothing, and works with a keyboard."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wamkit.bench.counts.solving import Design
+from wamkit.cli._params import parameters
+from wamkit.cli.explore.choices import choices
+from wamkit.cli.explore.data import page_data
+from wamkit.cli.explore.page import MODEL, page, script
+from wamkit.config.check import check
+from wamkit.config.spec import parse, read
+from wamkit.policy.cost import cost
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
+Run = Callable[..., tuple[int, str, str]]
+SIZES = (64, 96, 128, 160, 224, 240, 252, 256, 320)
+ASK = """
+(input) => input.map((given) => {
+  const choice = { ...Explore.fromPreset(given.preset) };
+  choice.parts = given.parts;
+  choice.raw = { ...choice.raw, ...given.raw };
+  if (!Explore.modes(choice).includes(choice.mode)) choice.mode = Explore.modes(choice)[0] ?? "";
+  if (given.mode !== undefined) choice.mode = given.mode;
+  const conflicts = Explore.conflicts(choice);
+  const fits = !conflicts.length;
+  return {
+    spec: Explore.spec(choice), toml: Explore.toml(choice), conflicts, mode: choice.mode,
+    tokens: fits ? Explore.tokens(choice) : null,
+    parameters: fits ? Explore.parameters(choice) : null,
+    cost: fits && given.cost ? Explore.cost(choice)?.total ?? null : null,
+  };
+})
+"""
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return page_data()
+
+
+@pytest.fixture(scope="module")
+def html(data: dict[str, Any]) -> str:
+    return page(data)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.is_file():
+        pytest.skip("there is no chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def ask(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Any]:
+    """What the page's scripts say of choices, from node."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node to run the page's scripts")
+    folder = tmp_path_factory.mktemp("explore")
+    (folder / "data.json").write_text(json.dumps(data))
+    lines = [
+        script(*MODEL),
+        "const fs = require('fs');",
+        f"Explore.data = JSON.parse(fs.readFileSync({json.dumps(str(folder / 'data.json'))}));",
+        "const input = JSON.parse(fs.readFileSync(0));",
+        f"process.stdout.write(JSON.stringify(({ASK.strip()})(input)));",
+    ]
+    (folder / "ask.js").write_text("\n".join(lines))
+
+    def asked(given: Any) -> Any:
+        done = subprocess.run(
+            [node, str(folder / "ask.js")], input=json.dumps(given), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
+
+    return asked
+
+
+def _random(data: dict[str, Any], rng: random.Random, *, fits: bool = False) -> dict[str, Any]:
+    """A system in which some parts and sizes are others."""
+    preset = rng.randrange(len(data["presets"]))
+    system = data["presets"][preset]
+    parts = {
+        kind: rng.randrange(len(data["parts"][kind]))
+        if rng.random() < (0.25 if fits else 0.35)
+        else place
+        for kind, place in system["parts"].items()
+    }
+    raw = json.loads(json.dumps(system["raw"]))
+    cameras, video = raw["cameras"], raw.setdefault("video", {})
+    if rng.random() < 0.5:
+        size = [rng.choice(SIZES), rng.choice(SIZES)]
+        cameras["views"] = [{**view, "size": size} for view in cameras["views"]]
+    if rng.random() < 0.3:
+        names = [f"camera_{i}" for i in range(rng.randint(1, 4))]
+        sizes = [[rng.choice(SIZES[:3]), rng.choice(SIZES[:3])] for _ in names]
+        sizes = sizes if rng.random() < 0.4 else [sizes[0]] * len(names)
+        cameras["views"] = [{"name": n, "size": s} for n, s in zip(names, sizes, strict=True)]
+    if rng.random() < 0.3:
+        cameras["layout"] = rng.choice(["side_by_side", "t_shape", "grid", "frame_per_view"])
+    if rng.random() < 0.5:
+        video["num_frames"] = rng.choice([1, 2, 5, 9, 13, 17, 25, rng.randint(1, 40)])
+        video["num_observed"] = rng.choice([1, 1, 1, 5, 9])
+    if rng.random() < 0.2:
+        video["target_downscale"] = rng.choice([1, 2, 4])
+    if rng.random() < 0.5:
+        raw["actions"]["chunk_size"] = rng.randint(1, 64)
+    if rng.random() < 0.4:
+        raw.setdefault("state", {})["size"] = rng.choice([0, 3, 8, 14])
+    schedules = raw.setdefault("schedules", {})
+    for modality in ("video", "action"):
+        if rng.random() < 0.5:
+            schedules.setdefault(modality, {})["steps"] = rng.randint(1, 30)
+    return {"preset": preset, "parts": parts, "raw": raw}
+
+
+def _said(conflicts: Any) -> set[tuple[str, str, str]]:
+    return {(" ".join(c["between"]), c["why"], c["hint"]) for c in conflicts}
+
+
+def test_thousands_of_random_choices_fit_or_not_as_python_says_and_have_its_tokens(
+    data: dict[str, Any], ask: Callable[[Any], Any]
+) -> None:
+    rng = random.Random(0)
+    given = [_random(data, rng, fits=i % 2 == 0) for i in range(2000)]
+    fitting = 0
+    for found in ask(given):
+        expected = [c.model_dump() for c in check(found["spec"]) if not c.missing]
+        places = [[" ".join(c["between"]) for c in said] for said in (found["conflicts"], expected)]
+        assert set(places[0]) == set(places[1]), found["toml"]
+        near = [c["between"] for c in found["conflicts"] if c.get("near")]
+        theirs = [c for c in expected if list(c["between"]) not in near]
+        ours = [c for c in found["conflicts"] if c["between"] not in near]
+        assert _said(ours) == _said(theirs), found["toml"]
+        if not expected:
+            fitting += 1
+            spec = parse(found["spec"])
+            assert found["tokens"] == spec.tokens(), found["toml"]
+    assert fitting > 200
+
+
+def test_parameters_of_heads_are_those_of_python(
+    data: dict[str, Any], ask: Callable[[Any], Any]
+) -> None:
+    rng, seen = random.Random(1), 0
+    for found in ask([_random(data, rng, fits=True) for _ in range(400)]):
+        if not found["parameters"] or found["parameters"]["action_head"] is None:
+            continue
+        spec = parse(found["spec"])
+        assert found["parameters"]["action_head"] == parameters(spec.action_head, spec.sizes)
+        if (seen := seen + 1) == 40:
+            break
+    assert seen > 10
+
+
+def test_work_and_bytes_of_a_chunk_are_those_of_python(
+    data: dict[str, Any], ask: Callable[[Any], Any]
+) -> None:
+    rng, seen = random.Random(2), 0
+    given = [{**_random(data, rng, fits=True), "cost": True} for _ in range(300)]
+    for found in ask(given):
+        if not found["cost"]:
+            continue
+        spec = parse(found["spec"])
+        expected = cost(spec, **spec.paradigm.variants[found["mode"]])
+        if expected.left_out:
+            continue
+        assert found["cost"]["passes"] == expected.passes, found["toml"]
+        assert found["cost"]["operations"] == pytest.approx(expected.operations, rel=0.01)
+        assert found["cost"]["bytes"] == pytest.approx(expected.bytes, rel=0.05)
+        if (seen := seen + 1) == 10:
+            break
+    assert seen == 10
+
+
+def test_every_system_fits_and_its_toml_is_its_spec(
+    data: dict[str, Any], ask: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    given = [
+        {"preset": i, "parts": preset["parts"], "raw": {}, "cost": True}
+        for i, preset in enumerate(data["presets"])
+    ]
+    for preset, found in zip(data["presets"], ask(given), strict=True):
+        assert not found["conflicts"] and found["cost"], preset["name"]
+        (tmp_path / "spec.toml").write_text(found["toml"])
+        theirs = parse(read(ROOT / "examples" / f"{preset['name']}.toml"))
+        assert parse(read(tmp_path / "spec.toml")).dump() == theirs.dump()
+
+
+def test_every_default_head_is_counted_beside_every_backbone_by_default(
+    data: dict[str, Any],
+) -> None:
+    kinds = data["parts"]
+    for b, backbone in enumerate(kinds["backbone"]):
+        for h, head in enumerate(kinds["action_head"]):
+            usual = not backbone["origin"] and not head["origin"]
+            if usual and not any(data["head_rules"][b][h]):
+                assert data["costs"][b][h] is not None, (backbone["name"], head["name"])
+
+
+def test_a_spec_is_what_the_page_begins_with(tmp_path: Path) -> None:
+    text = (ROOT / "examples/fastwam.toml").read_text().replace("chunk_size = 32", "chunk_size = 8")
+    (tmp_path / "mine.toml").write_text(text)
+    offered, presets = choices(tmp_path / "mine.toml")
+    assert presets[0].name == "mine" and presets[0].raw["actions"]["chunk_size"] == 8
+    assert len(offered["backbone"]) > 30
+
+
+def test_a_wheel_holds_every_system() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    held = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for file in (ROOT / "examples").glob("*.toml"):
+        goal = f"wamkit/cli/explore/examples/{file.name}"
+        assert held[f"examples/{file.name}"] == goal
+
+
+def test_the_page_loads_nothing_from_elsewhere(html: str) -> None:
+    assert len(html.encode()) < 3_000_000
+    shell = re.sub(r'<script type="application/json".*?</script>', "", html, flags=re.S)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', shell)
+    assert "@import" not in shell and "fetch(" not in shell and "import(" not in shell
+    assert not re.findall(r"url\((?!data:)", shell)
+    assert "default-src 'none'" in shell
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_has_no_errors_and_is_no_wider_than_the_window(
+    browser: Any, html: str, tmp_path: Path, width: int
+) -> None:
+    (tmp_path / "page.html").write_text(html)
+    tab, said = browser.new_page(viewport={"width": width, "height": 900}), []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: said.append(request.url) if "http" in request.url else None)
+    tab.goto((tmp_path / "page.html").as_uri())
+    count = tab.evaluate("document.getElementById('preset').options.length")
+    for place in range(count):
+        tab.select_option("#preset", index=place)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert "It fits" in tab.inner_text("#verdict")
+    tab.fill("#frames", "6")
+    tab.press("#frames", "Tab")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert not said
+    tab.close()
+
+
+def test_the_steps_of_a_call_are_walked_with_the_keyboard(
+    browser: Any, html: str, tmp_path: Path
+) -> None:
+    (tmp_path / "page.html").write_text(html)
+    tab = browser.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+
+    def place() -> str:
+        return str(tab.inner_text("#step-label"))
+
+    last = int(place().split("/")[1])
+    assert place() == f"1 / {last}"
+    assert tab.get_attribute("#previous", "aria-disabled") == "true"
+    tab.focus("#next")
+    tab.keyboard.press("Enter")
+    assert place() == f"2 / {last}"
+    tab.keyboard.press("ArrowRight")
+    assert place() == f"3 / {last}"
+    tab.keyboard.press("ArrowLeft")
+    assert place() == f"2 / {last}"
+    tab.keyboard.press("End")
+    assert place() == f"{last} / {last}"
+    tab.keyboard.press("Home")
+    assert place() == f"1 / {last}"
+    tab.focus("#attention th[tabindex]")
+    assert "attends to" in tab.inner_text("#attention-note")
+    tab.close()
+
+
+def test_a_cure_is_applied_and_a_backbone_brings_what_it_needs(
+    browser: Any, html: str, tmp_path: Path
+) -> None:
+    (tmp_path / "page.html").write_text(html)
+    tab = browser.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.evaluate("document.getElementById('preset').value")
+    tab.fill("#frames", "6")
+    tab.press("#frames", "Tab")
+    assert "does not fit" in tab.inner_text("#verdict")
+    tab.click(".apply >> nth=0")
+    assert "It fits" in tab.inner_text("#verdict")
+    for place in range(tab.evaluate("Explore.data.parts.backbone.length")):
+        channels = "Explore.channelConflicts(Explore.withBackbone(Explore.choice, %d)).length"
+        assert tab.evaluate(channels % place) == 0, place
+    tab.close()
+
+
+def test_the_command_writes_the_page(wamkit: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "page.html"
+    code, said, _ = wamkit("explore", ROOT / "examples/toy.toml", "--out", out)
+    assert code == 0 and "wrote" in said
+    assert out.read_text().startswith("<!doctype html>")
+    assert [file.name for file in out.parent.iterdir()] == ["page.html"]
+
+
+def test_what_cannot_be_written_or_read_is_refused(wamkit: Run, tmp_path: Path) -> None:
+    code, _, said = wamkit("explore", "--out", tmp_path / "page.txt")
+    assert code == 2 and "is not .html" in said
+    code, _, said = wamkit("explore", "--serve", "--out", tmp_path / "page.html")
+    assert code == 2 and "leave one out" in said
+    code, _, said = wamkit("explore", tmp_path / "none.toml")
+    assert code == 2 and "no spec at" in said
+
+
+def test_the_page_is_served_until_ctrl_c() -> None:
+    words = [sys.executable, "-m", "wamkit", "explore", "--serve"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        address = run.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        with urllib.request.urlopen(address) as answer:
+            assert answer.read().startswith(b"<!doctype html>")
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 0
+
+
+def test_polynomials_are_solved_exactly_or_not_at_all() -> None:
+    design = Design([[1, x, x * x] for x in (1, 2, 5, 7)])
+    assert design.solve([3 + 2 * x + 5 * x * x for x in (1, 2, 5, 7)]) == [3, 2, 5]
+    assert design.solve([x**3 for x in (1, 2, 5, 7)]) is None

@@ -1,0 +1,304 @@
+// Why a composition cannot be built: every conflict with its cure, as `wamkit check` finds them.
+"use strict";
+
+/** Nearest whole number, halves to the even one. */
+Explore.round = (x) => {
+  const low = Math.floor(x);
+  if (x - low !== 0.5) return Math.round(x);
+  return low % 2 ? low + 1 : low;
+};
+
+Explore.named = (backbone, kind) => {
+  const names = backbone.trained_with[kind];
+  return names.length ? ` (${names.join(" or ")})` : "";
+};
+
+Explore.quoted = (text) => (text.includes("'") && !text.includes('"') ? `"${text}"` : `'${text}'`);
+
+/** All conflicts: {between, why, hint}. */
+Explore.conflicts = (choice) => {
+  const sizes = Explore.sizes(choice);
+  return [
+    ...Explore.cameraConflicts(sizes),
+    ...Explore.channelConflicts(choice),
+    ...Explore.textConflicts(choice),
+    ...Explore.canvasConflicts(choice, sizes),
+    ...Explore.clipConflicts(choice, sizes),
+    ...Explore.stateConflicts(choice, sizes),
+    ...Explore.partConflicts(choice, sizes),
+  ];
+};
+
+Explore.cameraConflicts = ({ cameras }) => {
+  const found = [];
+  const names = cameras.views.map((view) => view.name);
+  for (const name of [...new Set(names)].sort()) {
+    if (names.filter((other) => other === name).length > 1) {
+      found.push({
+        between: ["cameras.views"],
+        why: `two views are called ${Explore.quoted(name)}`,
+        hint: "give each camera a name of its own",
+      });
+    }
+  }
+  const sized = new Set(cameras.views.map((view) => view.size.join("x")));
+  if (cameras.layout === "frame_per_view") {
+    if (sized.size > 1) {
+      const listed = cameras.views.map((v) => `${v.name} ${v.size[0]}x${v.size[1]}`).join(", ");
+      found.push({
+        between: ["cameras.views"],
+        why: `views that are latent frames must be of one size, found ${listed}`,
+        hint: "give them the same size, or lay them on one canvas with another layout",
+      });
+      return found;
+    }
+  }
+  const rows = Explore.viewRows(cameras);
+  for (const row of rows) {
+    if (new Set(row.map((view) => view.size[0])).size > 1) {
+      const listed = row.map((view) => `${view.name} ${view.size[0]}`).join(", ");
+      found.push({
+        between: ["cameras.views"],
+        why: `views in one row must be equally high, found ${listed}`,
+        hint: "give them the same size[0]",
+      });
+    }
+  }
+  const widths = rows.map((row) => row.reduce((sum, view) => sum + view.size[1], 0));
+  if (new Set(widths).size > 1) {
+    found.push({
+      between: ["cameras.layout", "cameras.views"],
+      why: `rows of a ${cameras.layout} must be equally wide, found [${widths.join(", ")}]`,
+      hint: "change the sizes of the views so that every row has the same total width",
+    });
+  }
+  return found;
+};
+
+Explore.channelConflicts = (choice) => {
+  const vae = Explore.part(choice, "vae");
+  const backbone = Explore.part(choice, "backbone");
+  const { traits } = backbone;
+  const found = [];
+  if (vae.channels !== traits.latent_channels && vae.adapter === "none" && !backbone.any_channels) {
+    found.push({
+      between: ["vae", "backbone"],
+      why: `${vae.name} makes latents of ${vae.channels} channels, `
+        + `${backbone.name} denoises latents of ${traits.latent_channels}`,
+      hint: `choose the VAE the backbone was trained with${Explore.named(backbone, "vae")}, or `
+        + 'set vae.adapter = "linear" to learn projections between the two',
+    });
+  }
+  const made = vae.stride[0] + vae.channels;
+  if (traits.guide_channels && traits.guide_channels !== made) {
+    found.push({
+      between: ["backbone", "vae"],
+      why: `this variant of ${backbone.name} is guided by ${traits.guide_channels} `
+        + `channels, ${vae.name} makes ${vae.stride[0]} of mask and ${vae.channels} of latents`,
+      hint: `choose the VAE the backbone was trained with${Explore.named(backbone, "vae")}`,
+    });
+  }
+  return found;
+};
+
+Explore.textConflicts = (choice) => {
+  const encoder = Explore.part(choice, "text_encoder");
+  const backbone = Explore.part(choice, "backbone");
+  const head = Explore.part(choice, "action_head");
+  const found = [];
+  if (encoder.width !== backbone.traits.text_width && encoder.adapter === "none"
+    && !encoder.any_width) {
+    found.push({
+      between: ["text_encoder", "backbone"],
+      why: `${encoder.name} makes embeddings of width ${encoder.width}, `
+        + `${backbone.name} reads width ${backbone.traits.text_width}`,
+      hint: 'set text_encoder.adapter = "linear" to learn a projection, or choose the encoder '
+        + `the backbone was trained with${Explore.named(backbone, "text_encoder")}`,
+    });
+  }
+  if (backbone.traits.text === "none"
+    && !Explore.data.reads_text[choice.parts.backbone][choice.parts.action_head]) {
+    found.push({
+      between: ["backbone", "action_head"],
+      why: `${backbone.name} reads no text, nor does ${head.name}: the `
+        + "instruction would change nothing",
+      hint: "choose an action head that attends to the instruction, such as "
+        + Explore.data.text_hint,
+    });
+  }
+  return found;
+};
+
+Explore.canvasConflicts = (choice, sizes) => {
+  const vae = Explore.part(choice, "vae");
+  const backbone = Explore.part(choice, "backbone");
+  const found = [];
+  const axes = [["high", sizes.canvas.height, 1], ["wide", sizes.canvas.width, 2]];
+  for (const [axis, size, place] of axes) {
+    const [stride, patch] = [vae.stride[place], backbone.traits.patch_size[place]];
+    const token = stride * patch;
+    if (size % token) {
+      const near = Math.max(token, Explore.round(size / token) * token);
+      found.push({
+        between: ["cameras", "vae", "backbone"],
+        why: `the canvas is ${size} pixels ${axis}, which ${vae.name} (stride ${stride}) and `
+          + `${backbone.name} (patch ${patch}) cannot cut into tokens of ${token} pixels`,
+        hint: `change the sizes of the views so that the canvas is ${near} pixels ${axis}`,
+      });
+    }
+  }
+  return found;
+};
+
+Explore.clipConflicts = (choice, sizes) => {
+  const vae = Explore.part(choice, "vae");
+  const backbone = Explore.part(choice, "backbone");
+  const { traits } = backbone;
+  const { frames, observed, imagined, downscale, canvas } = sizes;
+  const stride = vae.stride[0];
+  const found = [];
+  for (const [name, count] of [["num_frames", frames], ["num_observed", observed]]) {
+    if ((count - 1) % stride) {
+      const low = 1 + Math.floor((count - 1) / stride) * stride;
+      found.push({
+        between: [`video.${name}`, "vae"],
+        why: `${count} images cannot be cut into one and groups of ${stride}, as `
+          + `${vae.name} needs`,
+        hint: `set video.${name} = ${low} or ${low + stride}`,
+      });
+    }
+  }
+  if (observed >= frames && frames > 1) {
+    found.push({
+      between: ["video.num_observed", "video.num_frames"],
+      why: `${observed} of ${frames} images are observed, none is left to imagine`,
+      hint: "set video.num_observed below video.num_frames",
+    });
+  }
+  if (imagined && !traits.imagines) {
+    found.push({
+      between: ["backbone", "video.num_frames"],
+      why: `${backbone.name} only shows what is seen; it cannot imagine ${frames - observed} images`,
+      hint: `set video.num_frames = ${observed}, or choose a backbone that was trained to denoise`,
+    });
+  } else if (imagined > 1 && traits.frames === "one") {
+    found.push({
+      between: ["backbone", "video.num_frames"],
+      why: `${backbone.name} edits images: it denoises one frame a pass, not ${imagined}`,
+      hint: `set video.num_frames = ${observed + stride}, and video.frame_stride to when that `
+        + "image is",
+    });
+  }
+  if (downscale === 1) return found;
+  const [tall, broad] = [1, 2].map((i) => vae.stride[i] * traits.patch_size[i]);
+  const token = [downscale * tall, downscale * broad];
+  const whole = [canvas.height, canvas.width];
+  if (whole.some((n, i) => n % token[i])) {
+    const near = whole.map((n, i) => Math.max(token[i], Explore.round(n / token[i]) * token[i]));
+    found.push({
+      between: ["video.target_downscale", "cameras"],
+      why: `images of ${whole[0]}x${whole[1]} that are made ${downscale} times smaller cannot `
+        + `be cut into tokens of ${tall}x${broad} pixels`,
+      hint: `change the views so that the canvas is ${near[0]}x${near[1]}, or set `
+        + "video.target_downscale = 1",
+    });
+  }
+  if (traits.guide_channels) {
+    found.push({
+      between: ["video.target_downscale", "backbone"],
+      why: `this variant of ${backbone.name} is told with every frame what was observed, `
+        + "on the grid of the observed frames",
+      hint: "set video.target_downscale = 1, or choose a variant that takes the first frame as a "
+        + "clean latent",
+    });
+  }
+  return found;
+};
+
+Explore.stateConflicts = (choice, sizes) => {
+  const found = [];
+  const relative = choice.raw.actions.groups.filter((group) => group.kind === "relative");
+  if (sizes.state === 0 && relative.length) {
+    found.push({
+      between: ["actions.groups", "state.size"],
+      why: "relative actions are differences to the state, and the policy gets no state",
+      hint: "set state.size, or make the group absolute or delta",
+    });
+  }
+  for (const group of relative) {
+    const name = Explore.quoted(group.name);
+    if (group.state === undefined) {
+      found.push({
+        between: ["actions.groups"],
+        why: `group ${name} is relative but does not say to what in the state`,
+        hint: `add state = (the place of ${group.name}'s first number in the state)`,
+      });
+    } else if (sizes.state && group.state + group.size > sizes.state) {
+      found.push({
+        between: ["actions.groups", "state.size"],
+        why: `group ${name} is relative to numbers ${group.state} to `
+          + `${group.state + group.size - 1} of a state of ${sizes.state}`,
+        hint: "change state, size, or state.size",
+      });
+    }
+  }
+  return found;
+};
+
+/** What the backbone and a VAE or a text encoder say of each other: places among the reasons. */
+Explore.companionPlaces = (choice, kind) => (
+  Explore.data.companions[kind][choice.parts.backbone][choice.parts[kind]]);
+
+/** The reasons of the parts themselves, which were computed in advance. */
+Explore.partConflicts = (choice, sizes) => {
+  const { backbone, action_head: head, paradigm } = choice.parts;
+  // More observed than there is: a conflict of its own, beside which none is "nothing imagined".
+  const moments = sizes.moments < 0 ? 2 : Math.min(2, sizes.moments);
+  const context = Explore.data.contexts.findIndex(
+    ([imagined, state]) => imagined === moments && state === Number(sizes.state > 0),
+  );
+  const entry = Explore.data.paradigms[paradigm];
+  const steps = Explore.schedule(choice, "action").steps;
+  const places = [
+    ...Explore.companionPlaces(choice, "vae"),
+    ...Explore.companionPlaces(choice, "text_encoder"),
+    ...Explore.data.head_rules[backbone][head][context],
+    ...entry.rules[entry.backbones[backbone]][head][context],
+  ];
+  const stride = Explore.part(choice, "vae").stride[0];
+  const values = {
+    after: sizes.observed + stride,
+    frames: sizes.frames,
+    observed: sizes.observed,
+    imagined: sizes.moments,
+    chunk: sizes.chunk,
+    action: sizes.action,
+    state: sizes.state,
+    steps,
+    last: steps - 1,
+  };
+  const filled = (text) => text.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
+  const reasons = [...new Set(places)].map((place) => Explore.data.pools.reasons[place]);
+  reasons.push(...Explore.data.clip_rules[backbone].filter(({ above }) => sizes.context > above));
+  return reasons
+    .filter((reason) => reason.steps === undefined || reason.steps === steps)
+    .filter((reason) => !reason.tied || Explore.schedule(choice, reason.tied).shared_sigma)
+    .map(({ between, why, hint, above }) => ({
+      between, why: filled(why), hint: filled(hint), ...(above ? { near: true } : {}),
+    }));
+};
+
+/** What fits and may yet not do what one expects. */
+Explore.cautions = (choice) => {
+  const { cautions } = Explore.data;
+  const backbone = Explore.part(choice, "backbone").id;
+  return ["vae", "text_encoder"]
+    .map((kind) => cautions[kind][`${backbone} ${Explore.part(choice, kind).id}`])
+    .filter(Boolean);
+};
+
+/** Packages that a chosen part needs and that were not installed where the page was made. */
+Explore.missing = (choice) => Object.keys(Explore.data.parts)
+  .map((kind) => [kind, Explore.part(choice, kind)])
+  .filter(([, part]) => part.missing)
+  .map(([kind, part]) => ({ kind, name: part.name, what: part.missing }));

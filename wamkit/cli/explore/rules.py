@@ -1,0 +1,254 @@
+"""Why parts do not fit each other, computed in advance: the reasons that are a plugin's own.
+
+Rules about sizes are formulas, which the page computes (`js/rules.js`). What a part says in its
+`conflicts` is asked for here, at sizes that no reason would name by chance; each size that a reason
+names then becomes a placeholder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from ...config.compositions import default
+from ...config.parts import ActionHeadConfig, BackboneConfig, Conflict, ParadigmConfig, Part
+from ...config.programs import level_conflicts
+from ...config.registry import registry
+from ...config.spec import PolicySpec
+from ...errors import WamkitError
+
+CHUNK, ACTION, STATE, VIDEO_STEPS, ACTION_STEPS = 977, 13, 17, 37, 41
+OBSERVED, MANY = 211, 307  # latent frames
+SMALLEST = 50  # of the sizes of clips that stand for others
+MOST_LATENTS = 64
+"""Up to how many observed latent frames a reason is looked for."""
+CONTEXTS = tuple((imagined, state) for imagined in (0, 1, MANY) for state in (0, STATE))
+"""Latent frames that are imagined, none, one or many, and the size of the state."""
+MOST_STEPS = 40
+"""Up to how many steps of the action a reason is looked for that holds for few alone."""
+
+
+@cache
+def base(backbone: BackboneConfig | None = None) -> PolicySpec:
+    """A spec around a backbone, with a VAE and a text encoder that fit it by size if any does.
+
+    Without one, around the first that imagines.
+    """
+    if backbone is None:
+        known: list[Any] = [default(cls) for cls in registry() if cls.kind == "backbone"]
+        backbone = next(b for b in known if b.traits.imagines)
+    assert backbone is not None
+    traits = backbone.traits
+    vaes: list[Any] = [default(cls) for cls in registry() if cls.kind == "vae"]
+    texts: list[Any] = [default(cls) for cls in registry() if cls.kind == "text_encoder"]
+    heads = [default(cls) for cls in registry() if cls.kind == "action_head"]
+    paradigms = [default(cls) for cls in registry() if cls.kind == "paradigm"]
+
+    def rank(vae: Any) -> tuple[bool, bool, bool]:
+        """A backbone that takes any latents is shown those that belong to no other."""
+        open_ = not traits.latent_channels and vae.latent_space is not None
+        other = bool(traits.latent_channels) and vae.channels != traits.latent_channels
+        return vae.name not in traits.trained_with.vae, other, open_
+
+    vae = min(vaes, key=rank)
+    text = min(texts, key=lambda t: t.width != traits.text_width)
+    if traits.guide_channels == 0 and traits.latent_channels not in (0, vae.channels):
+        vae = vae.model_copy(update={"adapter": "linear"})
+    size = [8 * s * p for s, p in zip(vae.stride[1:], traits.patch_size[1:], strict=True)]
+    return PolicySpec.model_validate(
+        {
+            "backbone": backbone,
+            "vae": vae,
+            "text_encoder": text,
+            "action_head": heads[0],
+            "paradigm": paradigms[0],
+            "actions": {"chunk_size": CHUNK, "groups": [{"name": "arm", "size": ACTION}]},
+            "state": {"size": STATE},
+            "cameras": {"views": [{"name": "front", "size": size}]},
+            "schedules": {"video": {"steps": VIDEO_STEPS}, "action": {"steps": ACTION_STEPS}},
+        }
+    )
+
+
+def fitted(part: Any) -> Any:
+    """A part with what it leaves open set by others, where it is a backbone or a text encoder."""
+    if part.kind == "backbone":
+        return base(part).fitted().backbone
+    if part.kind == "text_encoder":
+        return base().model_copy(update={"text_encoder": part}).fitted().text_encoder
+    return part
+
+
+def at(
+    backbone: BackboneConfig,
+    head: ActionHeadConfig,
+    paradigm: ParadigmConfig,
+    imagined: int,
+    state: int,
+    steps: int = ACTION_STEPS,
+    latents: int = OBSERVED,
+) -> PolicySpec:
+    """A spec of these parts at sizes that stand for others."""
+    usual = base(backbone)
+    stride, schedules = usual.vae.stride[0], usual.schedules
+    observed = 1 + (latents - 1) * stride
+    video = usual.video.model_copy(
+        update={"num_observed": observed, "num_frames": observed + imagined * stride}
+    )
+    action = schedules.action.model_copy(update={"steps": steps})
+    return usual.model_copy(
+        update={
+            "action_head": head,
+            "paradigm": paradigm,
+            "video": video,
+            "state": usual.state.model_copy(update={"size": state}),
+            "schedules": schedules.model_copy(update={"action": action}),
+        }
+    ).fitted()
+
+
+Rule = Callable[[PolicySpec], Iterator[Conflict]]
+
+
+def found(spec: PolicySpec, *rules: Rule) -> list[dict[str, Any]]:
+    """What rules say of a spec, with placeholders for its sizes."""
+    conflicts: list[Conflict] = []
+    for rule in rules:
+        try:
+            conflicts += rule(spec)
+        except (WamkitError, NotImplementedError):
+            continue
+    return [_template(c, spec) for c in conflicts if not c.missing]
+
+
+def _template(conflict: Conflict, spec: PolicySpec) -> dict[str, Any]:
+    video, stride = spec.video, spec.vae.stride[0]
+    sizes = {
+        video.num_observed + stride: "after",
+        video.num_frames: "frames",
+        video.num_observed: "observed",
+        spec.latent_frames[1]: "imagined",
+        spec.actions.chunk_size: "chunk",
+        spec.actions.size: "action",
+        spec.state.size: "state",
+        spec.schedules.action.steps: "steps",
+        spec.schedules.action.steps - 1: "last",
+    }
+    sizes = {size: name for size, name in sizes.items() if size >= SMALLEST or size == STATE}
+    sizes |= {spec.actions.size: "action", spec.schedules.action.steps: "steps"}
+    sizes |= {spec.schedules.action.steps - 1: "last"}
+    sizes = {size: name for size, name in sizes.items() if size > 1}
+    if not spec.latent_frames[1] and video.num_observed >= SMALLEST:
+        sizes[video.num_observed] = "frames"
+
+    def named(text: str) -> str:
+        def place(match: re.Match[str]) -> str:
+            name = sizes.get(int(match[0]))
+            return match[0] if name is None else "{" + name + "}"
+
+        return re.sub(r"(?<![\w.{])\d+(?![\w.]*\w)", place, text)
+
+    return {
+        "between": list(conflict.between),
+        "why": named(conflict.why),
+        "hint": named(conflict.hint),
+    }
+
+
+def pair_conflicts(head: Part, backbone: Part) -> list[dict[str, Any]]:
+    """Why a head cannot be built beside a backbone, whatever the sizes."""
+    every = [
+        found(spec, spec.action_head.conflicts)
+        for state in (0, STATE)
+        if (spec := at(backbone, head, _paradigm(), MANY, state))  # type: ignore[arg-type]
+    ]
+    return [conflict for conflict in every[0] if all(conflict in other for other in every)]
+
+
+@cache
+def _paradigm() -> ParadigmConfig:
+    return next(default(cls) for cls in registry() if cls.kind == "paradigm")  # type: ignore[return-value]
+
+
+def head_rules(head: ActionHeadConfig, backbone: BackboneConfig) -> list[list[dict[str, Any]]]:
+    """What a head says of a backbone, in each of CONTEXTS."""
+    return [
+        found(spec, spec.action_head.conflicts)
+        for imagined, state in CONTEXTS
+        if (spec := at(backbone, head, _paradigm(), imagined, state))
+    ]
+
+
+def companion_rules(backbone: BackboneConfig, part: Any) -> list[dict[str, Any]]:
+    """What a backbone and a VAE or a text encoder say of each other, whatever the sizes."""
+    spec = _with_companion(backbone, part, 1)
+    told = getattr(spec, part.kind).conflicts
+    own = {str(c) for c in spec.backbone.conflicts(spec)} if part.kind != "vae" else set[str]()
+    return found(spec, told, lambda s: (c for c in s.backbone.conflicts(s) if str(c) not in own))
+
+
+def _with_companion(backbone: BackboneConfig, part: Any, latents: int) -> PolicySpec:
+    about = base(backbone)
+    usual = at(backbone, about.action_head, about.paradigm, MANY, STATE, latents=latents)
+    return usual.model_copy(update={part.kind: part, "backbone": backbone}).fitted()
+
+
+def clip_rules(backbone: BackboneConfig) -> list[dict[str, Any]]:
+    """What a backbone says of many observed latent frames: "above" how many it says so.
+
+    Sizes that such a reason names beside that are of one VAE, and may differ with another.
+    """
+    vae = base(backbone).vae
+
+    def of(latents: int) -> list[dict[str, Any]]:
+        spec = _with_companion(backbone, vae, latents)
+        return found(spec, spec.backbone.conflicts)
+
+    if of(OBSERVED) == of(1):
+        return []
+    few = [c["between"] for c in of(1)]
+    for latents in range(2, MOST_LATENTS):
+        if more := [c for c in of(latents) if c["between"] not in few]:
+            return [{**c, "above": latents - 1} for c in more]
+    return []
+
+
+def paradigm_rules(
+    paradigm: ParadigmConfig, head: ActionHeadConfig, backbone: BackboneConfig
+) -> list[list[dict[str, Any]]]:
+    """What a paradigm says of a head and a backbone, in each of CONTEXTS.
+
+    A reason that holds for so many "steps" of the action alone says so, as does one that holds
+    where the schedule of a modality is "tied" to another.
+    """
+
+    def of(imagined: int, state: int, steps: int) -> list[dict[str, Any]]:
+        spec = at(backbone, head, paradigm, imagined, state, steps)
+        return found(spec, level_conflicts, spec.paradigm.conflicts)
+
+    def for_few(imagined: int, state: int) -> list[dict[str, Any]]:
+        usual, known = of(imagined, state, ACTION_STEPS), list[dict[str, Any]]()
+        for steps in range(1, MOST_STEPS):
+            few = [c for c in of(imagined, state, steps) if c not in usual]
+            if not few:
+                break
+            known += [{**c, "steps": steps} for c in few]
+        return known
+
+    tied = []
+    usual = of(MANY, STATE, ACTION_STEPS)
+    for modality in ("video", "action"):
+        spec = at(backbone, head, paradigm, MANY, STATE)
+        flow = getattr(spec.schedules, modality).model_copy(update={"shared_sigma": True})
+        schedules = spec.schedules.model_copy(update={modality: flow})
+        spec = spec.model_copy(update={"schedules": schedules})
+        more = [c for c in found(spec, spec.paradigm.conflicts) if c not in usual]
+        tied += [{**c, "tied": modality} for c in more]
+    depends = bool(for_few(MANY, STATE))
+    rules = []
+    for imagined, state in CONTEXTS:
+        usual = of(imagined, state, ACTION_STEPS)
+        rules.append(usual + tied + (for_few(imagined, state) if depends else []))
+    return rules
