@@ -214,10 +214,10 @@ class Measured:
     def text(self, length: int) -> Text:
         """A prompt of zeros; what networks make of it is kept."""
         if length not in self._texts:
-            width, extra = self.traits.text_width, self.traits.extra_width
+            width, extra = self.traits.text_width, self.traits.cond_embeds_width
             self._texts[length] = Text(
                 torch.zeros(1, length, width, device="meta"),
-                extra=torch.zeros(1, 1, extra, device="meta") if extra else None,
+                cond_embeds=torch.zeros(1, 1, extra, device="meta") if extra else None,
                 follows=self.traits.text_follows,
             )
         return self._texts[length].with_fresh_chunk_cache()
@@ -225,7 +225,7 @@ class Measured:
     def clip(self, role: str, frames: int, rows: int, columns: int) -> Frames:
         """Frames of so many tokens."""
         traits, (_, ph, pw) = self.traits, self.traits.patch_size
-        shape, guide = (frames, rows * ph, columns * pw), traits.guide_channels
+        shape, guide = (frames, rows * ph, columns * pw), traits.cond_channels
         return Frames(
             torch.zeros(1, traits.latent_channels, *shape, device="meta"),
             (role,) * frames,

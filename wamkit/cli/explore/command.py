@@ -10,7 +10,7 @@ import typer
 from ...errors import WamkitError
 from .._options import Json
 from .._output import emit, note, say, spinner
-from .._sources import taken
+from .._sources import resolve_source
 
 EXAMPLE = "wamkit explore examples/fastwam.toml --out wamkit-explore.html"
 
@@ -45,13 +45,13 @@ def command(
     from .page import page
 
     with spinner("counting"):
-        text = page(page_data(None if spec is None else taken(spec)))
+        text = page(page_data(None if spec is None else resolve_source(spec)))
     if serve:
         _serve(text, port)
         return
-    from ...files.durable import in_words, make_folder, write_text
+    from ...files.durable import as_not_written, make_folder, write_text
 
-    with in_words(file):
+    with as_not_written(file):
         make_folder(file.parent)
     write_text(file, text)
     if json:

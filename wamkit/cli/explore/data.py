@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...config.check import check, lacking, warnings_of
+from ...config.check import check, missing_files, warnings_of
 from ...config.compositions import default
 from ...config.parts import KINDS, ActionHeadConfig, HeadContext, Part
 from ...config.registry import registry
 from ...config.robot import ActionConfig, CameraConfig, StateConfig, VideoConfig
 from ...config.spec import PolicySpec
-from ...config.trained import strange_text_encoder, strange_vae
+from ...config.trained import naming_hint, strange_text_encoder, strange_vae
 from ...files.install import install_hint
 from .choices import Choice, Preset, choices
 from .record import counted, recorded
@@ -111,7 +111,7 @@ def _devices() -> list[dict[str, Any]]:
 
 def _part(choice: Choice, known: Mapping[str, Any]) -> dict[str, Any]:
     part: Any = choice.part
-    missing = lacking(part)
+    missing = missing_files(part)
     found = {
         "id": choice.key,
         "name": part.name,
@@ -163,9 +163,10 @@ def _facts(part: Any, encoding: Any) -> dict[str, Any]:
         traits = part.traits
         return {
             "traits": {
-                **traits.model_dump(mode="json", exclude={"trained_with", "experts", "mlp_dim"}),
+                **traits.model_dump(mode="json", exclude={"trained_with"}),
                 "text_follows": traits.text_follows,
             },
+            "naming": {kind: naming_hint(part, kind) for kind in ("vae", "text_encoder")},
             "trained_with": traits.trained_with.model_dump(mode="json"),
         }
     if part.kind == "vae":

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...config.check import lacking
+from ...config.check import missing_files
 from ...files import strict_json
 from ...files.durable import write_bytes
 from .choices import Choice, Preset, choices
@@ -42,19 +42,19 @@ def counted(
 
     for kind in ("backbone", "vae", "text_encoder"):
         for choice in offered[kind]:
-            if choice.key not in known["parameters"] and not lacking(choice.part):
+            if choice.key not in known["parameters"] and not missing_files(choice.part):
                 yield "parameters", choice.key, parameters(fitted(choice.part))
     for vae in offered["vae"]:
-        if vae.key not in known["vaes"] and not lacking(vae.part):
+        if vae.key not in known["vaes"] and not missing_files(vae.part):
             yield "vaes", vae.key, encoding(vae.part)  # type: ignore[arg-type]
     for backbone in offered["backbone"]:
-        if backbone.key not in known["texts"] and not lacking(backbone.part):
+        if backbone.key not in known["texts"] and not missing_files(backbone.part):
             yield "texts", backbone.key, Measured(fitted(backbone.part)).prompt()
     done: dict[str, Any] = {}
     networks: dict[str, Measured] = {}
     for backbone, head in pairs:
         name = f"{backbone.key} {head.key}"
-        if name in known["pairs"] or lacking(backbone.part) or not may_join(head, backbone):
+        if name in known["pairs"] or missing_files(backbone.part) or not may_join(head, backbone):
             continue
         same = f"{_sizes(backbone, known)} {head.key}"
         if same not in done:

@@ -54,7 +54,7 @@ def base(backbone: BackboneConfig | None = None) -> PolicySpec:
 
     vae = min(vaes, key=rank)
     text = min(texts, key=lambda t: t.width != traits.text_width)
-    if traits.guide_channels == 0 and traits.latent_channels not in (0, vae.channels):
+    if traits.cond_channels == 0 and traits.latent_channels not in (0, vae.channels):
         vae = vae.model_copy(update={"adapter": "linear"})
     size = [8 * s * p for s, p in zip(vae.stride[1:], traits.patch_size[1:], strict=True)]
     return PolicySpec.model_validate(

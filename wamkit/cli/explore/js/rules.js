@@ -8,10 +8,46 @@ Explore.round = (x) => {
   return low % 2 ? low + 1 : low;
 };
 
-Explore.named = (backbone, kind) => {
-  const names = backbone.trained_with[kind];
-  return names.length ? ` (${names.join(" or ")})` : "";
+Explore.nearest = (pixels, token) => Math.max(token, Explore.round(pixels / token) * token);
+
+/** The sizes nearest to their own with which views tile the canvas in whole tokens. */
+Explore.tileSizes = (cameras, token = [1, 1]) => {
+  const { views } = cameras;
+  if (cameras.layout === "frame_per_view") {
+    return views.map(() => views[0].size.map((n, i) => Explore.nearest(n, token[i])));
+  }
+  const rows = Explore.viewRows(cameras).map((row) => {
+    const height = Explore.nearest(row[0].size[0], token[0]);
+    return row.map((view) => [height, Explore.nearest(view.size[1], token[1])]);
+  });
+  const width = (row) => row.reduce((sum, size) => sum + size[1], 0);
+  const widest = Math.max(...rows.map(width));
+  const found = rows.map((row) => {
+    const lacking = widest - width(row);
+    return row.map((size, i) => (i === row.length - 1 ? [size[0], size[1] + lacking] : size));
+  });
+  return found.flat();
 };
+
+/** What to set so that the views tile the canvas. */
+Explore.resizeHint = (cameras, token = [1, 1]) => {
+  const sizes = Explore.tileSizes(cameras, token);
+  const named = new Map(cameras.views.map((view, i) => [view.name, sizes[i]]));
+  const changes = cameras.views.map((view, i) => [i, view.size, named.get(view.name)])
+    .filter(([, old, size]) => old.some((n, axis) => n !== size[axis]))
+    .map(([i, , size]) => `cameras.views.${i}.size = [${size.join(", ")}]`);
+  return `set ${changes.join(" and ")}`;
+};
+
+/** The canvas of views of those sizes. */
+Explore.retiled = (cameras, token) => {
+  const sizes = Explore.tileSizes(cameras, token);
+  const named = new Map(cameras.views.map((view, i) => [view.name, sizes[i]]));
+  const views = cameras.views.map((view) => ({ ...view, size: named.get(view.name) }));
+  return Explore.canvas({ ...cameras, views });
+};
+
+Explore.named = (backbone, kind) => backbone.naming[kind];
 
 Explore.quoted = (text) => (text.includes("'") && !text.includes('"') ? `"${text}"` : `'${text}'`);
 
@@ -48,7 +84,8 @@ Explore.cameraConflicts = ({ cameras }) => {
       found.push({
         between: ["cameras.views"],
         why: `views that are latent frames must be of one size, found ${listed}`,
-        hint: "give them the same size, or lay them on one canvas with another layout",
+        hint: `give them the same size: ${Explore.resizeHint(cameras)}; or lay them on one canvas `
+          + "with another layout",
       });
       return found;
     }
@@ -60,7 +97,7 @@ Explore.cameraConflicts = ({ cameras }) => {
       found.push({
         between: ["cameras.views"],
         why: `views in one row must be equally high, found ${listed}`,
-        hint: "give them the same size[0]",
+        hint: `give them the same size[0]: ${Explore.resizeHint(cameras)}`,
       });
     }
   }
@@ -69,7 +106,8 @@ Explore.cameraConflicts = ({ cameras }) => {
     found.push({
       between: ["cameras.layout", "cameras.views"],
       why: `rows of a ${cameras.layout} must be equally wide, found [${widths.join(", ")}]`,
-      hint: "change the sizes of the views so that every row has the same total width",
+      hint: "change the sizes of the views so that every row has the same total width: "
+        + Explore.resizeHint(cameras),
     });
   }
   return found;
@@ -90,10 +128,10 @@ Explore.channelConflicts = (choice) => {
     });
   }
   const made = vae.stride[0] + vae.channels;
-  if (traits.guide_channels && traits.guide_channels !== made) {
+  if (traits.cond_channels && traits.cond_channels !== made) {
     found.push({
       between: ["backbone", "vae"],
-      why: `this variant of ${backbone.name} is guided by ${traits.guide_channels} `
+      why: `this variant of ${backbone.name} is guided by ${traits.cond_channels} `
         + `channels, ${vae.name} makes ${vae.stride[0]} of mask and ${vae.channels} of latents`,
       hint: `choose the VAE the backbone was trained with${Explore.named(backbone, "vae")}`,
     });
@@ -133,17 +171,19 @@ Explore.canvasConflicts = (choice, sizes) => {
   const vae = Explore.part(choice, "vae");
   const backbone = Explore.part(choice, "backbone");
   const found = [];
-  const axes = [["high", sizes.canvas.height, 1], ["wide", sizes.canvas.width, 2]];
-  for (const [axis, size, place] of axes) {
+  const token = [1, 2].map((i) => vae.stride[i] * backbone.traits.patch_size[i]);
+  const fits = Explore.retiled(sizes.cameras, token);
+  const axes = [["high", "height", 1], ["wide", "width", 2]];
+  for (const [axis, side, place] of axes) {
     const [stride, patch] = [vae.stride[place], backbone.traits.patch_size[place]];
-    const token = stride * patch;
-    if (size % token) {
-      const near = Math.max(token, Explore.round(size / token) * token);
+    const size = sizes.canvas[side];
+    if (size % (stride * patch)) {
       found.push({
         between: ["cameras", "vae", "backbone"],
         why: `the canvas is ${size} pixels ${axis}, which ${vae.name} (stride ${stride}) and `
-          + `${backbone.name} (patch ${patch}) cannot cut into tokens of ${token} pixels`,
-        hint: `change the sizes of the views so that the canvas is ${near} pixels ${axis}`,
+          + `${backbone.name} (patch ${patch}) cannot cut into tokens of ${stride * patch} pixels`,
+        hint: `change the sizes of the views so that the canvas is ${fits[side]} pixels ${axis}: `
+          + Explore.resizeHint(sizes.cameras, token),
       });
     }
   }
@@ -172,21 +212,22 @@ Explore.clipConflicts = (choice, sizes) => {
     found.push({
       between: ["video.num_observed", "video.num_frames"],
       why: `${observed} of ${frames} images are observed, none is left to imagine`,
-      hint: "set video.num_observed below video.num_frames",
+      hint: `set video.num_frames = ${observed + stride}, or video.num_observed = 1`,
     });
   }
   if (imagined && !traits.imagines) {
     found.push({
       between: ["backbone", "video.num_frames"],
-      why: `${backbone.name} only shows what is seen; it cannot imagine ${frames - observed} images`,
+      why: `${backbone.name} only encodes images; it cannot imagine ${frames - observed} images`,
       hint: `set video.num_frames = ${observed}, or choose a backbone that was trained to denoise`,
     });
   } else if (imagined > 1 && traits.frames === "one") {
     found.push({
       between: ["backbone", "video.num_frames"],
       why: `${backbone.name} edits images: it denoises one frame a pass, not ${imagined}`,
-      hint: `set video.num_frames = ${observed + stride}, and video.frame_stride to when that `
-        + "image is",
+      hint: imagined === canvas.apart
+        ? 'set cameras.layout = "side_by_side", so that the views of a moment are one frame'
+        : `set video.num_frames = ${observed + stride}, and video.frame_stride to when that image is`,
     });
   }
   if (downscale === 1) return found;
@@ -194,19 +235,19 @@ Explore.clipConflicts = (choice, sizes) => {
   const token = [downscale * tall, downscale * broad];
   const whole = [canvas.height, canvas.width];
   if (whole.some((n, i) => n % token[i])) {
-    const near = whole.map((n, i) => Math.max(token[i], Explore.round(n / token[i]) * token[i]));
+    const near = Explore.retiled(sizes.cameras, token);
     found.push({
       between: ["video.target_downscale", "cameras"],
       why: `images of ${whole[0]}x${whole[1]} that are made ${downscale} times smaller cannot `
         + `be cut into tokens of ${tall}x${broad} pixels`,
-      hint: `change the views so that the canvas is ${near[0]}x${near[1]}, or set `
-        + "video.target_downscale = 1",
+      hint: `change the views so that the canvas is ${near.height}x${near.width}: `
+        + `${Explore.resizeHint(sizes.cameras, token)}, or set video.target_downscale = 1`,
     });
   }
-  if (traits.guide_channels) {
+  if (traits.cond_channels) {
     found.push({
       between: ["video.target_downscale", "backbone"],
-      why: `this variant of ${backbone.name} is told with every frame what was observed, `
+      why: `this variant of ${backbone.name} takes a mask of observed images, `
         + "on the grid of the observed frames",
       hint: "set video.target_downscale = 1, or choose a variant that takes the first frame as a "
         + "clean latent",
@@ -222,23 +263,29 @@ Explore.stateConflicts = (choice, sizes) => {
     found.push({
       between: ["actions.groups", "state.size"],
       why: "relative actions are differences to the state, and the policy gets no state",
-      hint: "set state.size, or make the group absolute or delta",
+      hint: `set state.size = ${sizes.action}, or to that of your robot, or make the `
+        + "group absolute or delta",
     });
   }
-  for (const group of relative) {
+  const { groups } = choice.raw.actions;
+  for (const [place, group] of groups.entries()) {
+    if (group.kind !== "relative") continue;
+    const before = groups.slice(0, place).reduce((sum, other) => sum + other.size, 0);
+    const start = Math.max(0, Math.min(before, sizes.state - group.size));
     const name = Explore.quoted(group.name);
     if (group.state === undefined) {
       found.push({
         between: ["actions.groups"],
         why: `group ${name} is relative but does not say to what in the state`,
-        hint: `add state = (the place of ${group.name}'s first number in the state)`,
+        hint: `set actions.groups.${place}.state = ${start}, or to the place of ${group.name}'s `
+          + "first value in the state",
       });
     } else if (sizes.state && group.state + group.size > sizes.state) {
       found.push({
         between: ["actions.groups", "state.size"],
-        why: `group ${name} is relative to numbers ${group.state} to `
+        why: `group ${name} is relative to values ${group.state} to `
           + `${group.state + group.size - 1} of a state of ${sizes.state}`,
-        hint: "change state, size, or state.size",
+        hint: `set state.size = ${group.state + group.size}, or actions.groups.${place}.state = ${start}`,
       });
     }
   }

@@ -108,17 +108,8 @@ Explore.withValue = (choice, path, value) => {
 Explore.cured = (choice, hint) => {
   const key = /^set ((?:video|state|actions)\.\w+) = (\d+)/.exec(hint);
   if (key) return Explore.withValue(choice, key[1].split("."), Number(key[2]));
-  const canvas = /so that the canvas is (\d+) pixels (high|wide)$/.exec(hint);
-  const views = choice.raw.cameras.views;
-  if (!canvas) return null;
-  const axis = canvas[2] === "high" ? 0 : 1;
-  const whole = axis ? "width" : "height";
-  const now = Explore.canvas(Explore.cameras(choice))[whole];
-  const sized = views.map((view) => {
-    const size = [...(view.size ?? [224, 224])];
-    size[axis] = (size[axis] * Number(canvas[1])) / now;
-    return { ...view, size };
-  });
-  if (sized.some((view) => !Number.isInteger(view.size[axis]))) return null;
-  return Explore.withValue(choice, ["cameras", "views"], sized);
+  const views = structuredClone(choice.raw.cameras.views);
+  const sized = [...hint.matchAll(/cameras\.views\.(\d+)\.size = \[(\d+), (\d+)\]/g)];
+  for (const [, place, height, width] of sized) views[place].size = [Number(height), Number(width)];
+  return sized.length ? Explore.withValue(choice, ["cameras", "views"], views) : null;
 };
