@@ -209,17 +209,6 @@ def test_every_system_fits_and_its_toml_is_its_spec(
         assert parse(read(tmp_path / "spec.toml")).dump() == theirs.dump()
 
 
-def test_every_default_head_is_counted_beside_every_backbone_by_default(
-    data: dict[str, Any],
-) -> None:
-    kinds = data["parts"]
-    for b, backbone in enumerate(kinds["backbone"]):
-        for h, head in enumerate(kinds["action_head"]):
-            usual = not backbone["origin"] and not head["origin"]
-            if usual and not any(data["head_rules"][b][h]):
-                assert data["costs"][b][h] is not None, (backbone["name"], head["name"])
-
-
 def test_a_spec_is_what_the_page_begins_with(tmp_path: Path) -> None:
     text = (ROOT / "examples/fastwam.toml").read_text().replace("chunk_size = 32", "chunk_size = 8")
     (tmp_path / "mine.toml").write_text(text)

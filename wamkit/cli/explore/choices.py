@@ -36,9 +36,8 @@ class Choice:
 
     @cached_property
     def key(self) -> str:
-        """What tells it from all other parts."""
-        dumped = self.part.model_dump(mode="json", exclude=set(LEFT_OUT))
-        text = strict_json.dumps([self.part.kind, dumped])
+        """What tells it from all other parts: what a spec says of it."""
+        text = strict_json.dumps([self.part.kind, self.table])
         return sha256(text.encode()).hexdigest()[:12]
 
 

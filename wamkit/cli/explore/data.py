@@ -182,7 +182,6 @@ def _facts(part: Any, encoding: Any) -> dict[str, Any]:
         return {
             "is_regression": part.is_regression,
             "exposes_tokens": part.exposes_tokens,
-            "shares_blocks": part.shares_blocks,
             "tokens": head_tokens(part),
         }
     return {}
