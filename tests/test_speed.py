@@ -15,8 +15,7 @@ from torch.utils._pytree import tree_leaves
 from wamkit.bench.hooks import hook_method
 from wamkit.config.compositions import Cell, matrix
 from wamkit.engine.layers import RotaryEmbedding, rotate_pairs
-from wamkit.engine.levels import MAX_LEVELS, Level, index_levels, level_in_run
-from wamkit.engine.passes import LevelTable
+from wamkit.engine.levels import MAX_LEVELS, Level, LevelTable, index_levels, level_in_run
 from wamkit.interfaces.action_head import is_prefill
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text
 from wamkit.policy.policy import Policy

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import lru_cache, partial
-from itertools import product
-from math import prod
+from functools import partial
 from operator import is_
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,85 +40,14 @@ from .conditioning import (
     precompute_modulation,
     precompute_text_kv,
 )
-from .device import constant
 from .kv_cache import KVCache, bind_keys, collect_cache
-from .levels import Level, index_levels, sigma_tensor
+from .levels import LevelTable
 from .text import Text
 
 Value = TypeVar("Value")
 
-MAX_STEPS = 4096
-"""Combinations of steps of the runs in one stream, whose level indices are made at once."""
-
 MAX_KEPT = 128
 """Tables and positions that are kept, the last ones used: those of a few schedules and layouts."""
-
-
-class LevelTable(NamedTuple):
-    """Noise levels of tokens in a row as a table and an index."""
-
-    sigmas: Tensor  # [R] float32
-    index: Tensor  # type: ignore[assignment]  # [B or 1, G] of groups of S / G tokens
-    key: tuple[float, ...] | None  # the table where it is the same for all samples
-
-    @staticmethod
-    def of(
-        parts: Sequence[tuple[Level | Tensor, int]], batch: int, device: torch.device
-    ) -> LevelTable:
-        """Of tokens in a row, with a level for each so many of them, or [B, that many] levels."""
-        if all(isinstance(level, Level) for level, _ in parts):
-            levels = [level for level, count in parts for _ in range(count)]
-            if all(level == levels[0] for level, _ in parts):
-                del levels[1:]  # one group
-            table, index = _index(levels, device)  # type: ignore[arg-type]
-            return LevelTable(constant(table, torch.float32, device), index, table)
-        columns: list[Tensor] = []
-        places: list[int] = []
-        for level, count in parts:
-            sigma = sigma_tensor((level,), batch, device) if isinstance(level, Level) else level
-            start = sum(column.shape[1] for column in columns)
-            columns.append(sigma)
-            each = range(start, start + count) if sigma.shape[1] > 1 else [start] * count
-            places += each
-        table_ = torch.cat(columns, 1)  # [B, columns]
-        count = table_.shape[1]
-        chosen = places[:1] if len(set(places)) == 1 else places
-        rows = torch.arange(batch, device=device)[:, None] * count
-        index_ = rows + constant(tuple(chosen), torch.long, device)
-        return LevelTable(table_.flatten(), index_, None)
-
-
-def _index(levels: Sequence[Level], device: torch.device) -> tuple[tuple[float, ...], Tensor]:
-    """Levels of groups of tokens as one table, and the entry of each group [1, G].
-
-    Entries of every step of the runs are sent to the device at once, and a step is cut from them.
-    """
-    table, index = index_levels(levels)
-    if len(index) == 1:
-        every = constant(tuple(range(len(table))), torch.long, device)
-        return table, every[None, index[0] : index[0] + 1]
-    starts: dict[tuple[float, ...], int] = {}
-    for level, entry in zip(levels, index, strict=True):
-        starts.setdefault(level.table, entry - level.index)
-    runs = tuple(starts)  # of which each group has an entry
-    layout = tuple((starts[level.table], runs.index(level.table)) for level in levels)
-    places = {level.table: level.index for level in levels}
-    sizes = tuple(len(run) for run in runs)
-    together = all(level.index == places[level.table] for level in levels)
-    if not together or prod(sizes) > MAX_STEPS:
-        return table, constant(index, torch.long, device)[None]
-    every = constant(_entries(layout, sizes), torch.long, device).view(-1, len(index))
-    row = 0
-    for run, size in zip(runs, sizes, strict=True):
-        row = row * size + places[run]
-    return table, every[row : row + 1]
-
-
-@lru_cache
-def _entries(layout: tuple[tuple[int, int], ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The entry of each group at every combination of steps of the runs, row after row."""
-    steps = product(*(range(size) for size in sizes))
-    return tuple(start + at[run] for at in steps for start, run in layout)
 
 
 class Ends(NamedTuple):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..config.traits import Traits
 from ..engine.attention import QKV, Attend, attention
 from ..engine.conditioning import PositionCond, SigmaCond, TextCond, TextKV
-from ..engine.passes import LevelTable
+from ..engine.levels import LevelTable
 from ..engine.text import Text
 from ..errors import WamkitError
 

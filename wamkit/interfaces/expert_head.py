@@ -14,7 +14,8 @@ from torch import Tensor
 from ..config.visibility import LayerVisibility
 from ..engine.attention import Segment, Stream
 from ..engine.kv_cache import KVCache
-from ..engine.passes import LevelTable, PassRunner
+from ..engine.levels import LevelTable
+from ..engine.passes import PassRunner
 from .action_head import ActionHead, cat_tokens, is_prefill
 from .backbone import Backbone, Stack
 from .streams import all_streams, embed_videos, velocities

@@ -13,8 +13,8 @@ from ..config.visibility import LayerVisibility, everyone
 from ..engine.attention import Segment, Stream
 from ..engine.device import constant
 from ..engine.kv_cache import KVCache
-from ..engine.levels import CLEAN, Level, level_of
-from ..engine.passes import Ends, LevelTable, PassRunner, autocast
+from ..engine.levels import CLEAN, Level, LevelTable, level_of
+from ..engine.passes import Ends, PassRunner, autocast
 from ..errors import WamkitError
 from .backbone import Backbone, Clip
 from .types import Frames, ModelInputs, Text

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..config.parts import BackboneConfig
 from ..config.visibility import everyone
 from ..engine.attention import Segment, Stream
-from ..engine.passes import LevelTable, PassRunner
+from ..engine.levels import LevelTable
+from ..engine.passes import PassRunner
 from ..errors import WamkitError
 from ..interfaces.streams import embed_video
 from ..interfaces.types import Frames, Text
