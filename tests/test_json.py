@@ -28,7 +28,14 @@ SMALL = ROOT / "tests" / "data" / "small.toml"
 # policy and an image. The exit code is 0 or 1.
 COMMANDS: dict[str, list[str]] = {
     "list": ["", "vae"],
-    "show": ["backbone toy --params", "paradigm joint", "environment pusht", "schedules", "train"],
+    "show": [
+        "backbone toy --params",
+        "paradigm joint",
+        "environment pusht",
+        "schedules",
+        "train",
+        "{home}/spec.toml",
+    ],
     "check": ["{home}/spec.toml", "{home}/broken.toml"],
     "explain": ["{home}/spec.toml", "{home}/broken.toml"],
     "matrix": ["--backbone toy --action-head mot --action-head reader"],
@@ -36,6 +43,7 @@ COMMANDS: dict[str, list[str]] = {
         "--backbone toy --head mot --paradigm single_pass --actions a:2 --views front=32x32",
         "--backbone toy --head mot --paradigm single_pass --actions a:2 --views front=33x32",
     ],
+    "diff": ["{home}/spec.toml {home}/spec.toml --set seed=1"],
     "compare": ["{home}/spec.toml {home}/spec.toml --no-measure"],
     "bench": ["{home}/spec.toml --iters 2"],
     "build": ["{home}/spec.toml --out {home}/built"],
@@ -48,6 +56,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "fit": ["{home}/spec.toml --memory 1MB"],
     "train": ["{home}/spec.toml --data {home}/data --out {home}/run --steps 1 --batch 2"],
+    "sweep": ["{home}/spec.toml --vary paradigm=joint,image_edit --out {home}/sweep"],
     "precompute": [
         "text {home}/spec.toml --data {home}/data --out {home}/text.safetensors",
         "latents {home}/spec.toml --data {home}/data --out {home}/latents --stride 4",

@@ -26,14 +26,15 @@ def is_spec_path(text: str) -> bool:
 
 
 def show_spec(source: Path, overrides: Sequence[str], *, defaults: bool, json: bool) -> None:
-    """Print the resolved spec at `source` as TOML, or as JSON; both read back as specs.
+    """Print the resolved spec at `source` as TOML, which reads back as a spec, or as JSON.
 
     Without `defaults`, only what the file, its base and `overrides` say.
     """
     tables, whole = resolve_tables(source, overrides)
     chosen = whole if defaults else dict(tables)
     if json:
-        emit(chosen)
+        base = str(tables.base) if isinstance(tables, Extended) else None
+        emit({"spec": str(source), "extends": base, "tables": chosen})
         return
     heading = printable(_heading(source, tables, overrides, defaults), lines=False)
     print(printable(toml_text(drop_none(chosen), head=[heading])), end="")

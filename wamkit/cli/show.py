@@ -60,7 +60,8 @@ def command(
     """Show what a part is, its keys and sizes; every key of a section; or a whole spec, resolved.
 
     Of a spec its base is merged in and every default written out: the policy as it will be built,
-    in TOML (or JSON) that can be used as a spec itself.
+    in TOML that can be used as a spec itself.
+
     Sections are actions, state, cameras, video and schedules, spec (what stands above them) and
     train (the training settings).
     """
