@@ -121,10 +121,10 @@ def test_a_blocked_plugin_is_listed_and_breaks_nothing(
     monkeypatch.setenv("WAMKIT_BLOCK_PLUGINS", "mot")
     forget()
     code, out, _ = wamkit("list", "--json")
-    aside = json.loads(out)["aside"]
+    skipped = json.loads(out)["skipped"]
     doctor, _, _ = wamkit("doctor")
     forget()
-    assert [entry["status"] for entry in aside] == ["blocked"]
+    assert [entry["status"] for entry in skipped] == ["blocked"]
     assert (code, doctor) == (0, 0)
 
 
