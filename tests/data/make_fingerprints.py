@@ -267,8 +267,14 @@ def decided(spec: PolicySpec, notes: Mapping[str, Tensor]) -> None:
         assert bool(((spread == 0) | (spread > 1e-6)).all()), notes
 
 
-RENAMED = ((r"\.blocks\.(\d+)\.ada\.", r".blocks.\1.modulation."), ("to_text_kv", "text_kv"))
-"""Names of parameters now, and when the file was recorded: those of the toy's block."""
+RENAMED = (
+    (r"\.blocks\.(\d+)\.ada\.", r".blocks.\1.modulation."),
+    ("to_text_kv", "text_kv"),
+    (r"\.state_to_text\.", ".state_word."),
+    (r"\.state_proj\.", ".state_numbers."),
+    (r"\.text_proj\.", ".words."),
+)
+"""Names of parameters now, and when the file was recorded: of the toy's block, and of heads."""
 
 
 def _recorded_name(name: str) -> str:

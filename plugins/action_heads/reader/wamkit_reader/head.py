@@ -58,12 +58,12 @@ class DiTReader(ReaderHead):
         self.text_embedder: nn.Linear | None = None
         if config.text == "cross":
             self.text_embedder = nn.Linear(traits.text_width, traits.width)
-        self.state_encoder: nn.Linear | None = None
+        self.state_to_text: nn.Linear | None = None
         if config.state == "text" and sizes.state:
-            self.state_encoder = nn.Linear(sizes.state, traits.text_width)
+            self.state_to_text = nn.Linear(sizes.state, traits.text_width)
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        return inputs if self.state_encoder is None else append_state(inputs, self.state_encoder)
+        return inputs if self.state_to_text is None else append_state(inputs, self.state_to_text)
 
     def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
         return [group for group in inputs.groups() if group.modality in self.encoders]

@@ -58,9 +58,9 @@ class RegressionHead(ReaderHead):
         self.layers = places(config.layers, traits.depth)
         pool = MeanPool if config.pool == "mean" else AttentionPool
         self.pools = nn.ModuleList(pool(traits.width) for _ in self.layers)
-        self.state_encoder: nn.Linear | None = None
+        self.state_to_text: nn.Linear | None = None
         if sizes.state and config.state == "text":
-            self.state_encoder = nn.Linear(sizes.state, traits.text_width)
+            self.state_to_text = nn.Linear(sizes.state, traits.text_width)
         self.reads_state = bool(sizes.state) and config.state == "concat"
         self.reads_text = config.text == "pooled"
         inputs = len(self.layers) * traits.width
@@ -76,7 +76,7 @@ class RegressionHead(ReaderHead):
         return (self.sizes.chunk if part == "action" else 1) * self.sizes.token_dim(part)
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        return inputs if self.state_encoder is None else append_state(inputs, self.state_encoder)
+        return inputs if self.state_to_text is None else append_state(inputs, self.state_to_text)
 
     def embed_text(self, text: Text) -> tuple[Tensor, ...]:
         """The mean of the prompt, if it is read."""

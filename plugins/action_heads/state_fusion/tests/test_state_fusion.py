@@ -47,7 +47,7 @@ def test_the_published_head_has_its_published_size() -> None:
     counts = {
         name: sum(p.numel() for p in part.parameters()) for name, part in head.named_children()
     }
-    apart = counts["adapters"] + counts["state_encoder"]
+    apart = counts["adapters"] + counts["state_to_text"]
     assert sum(counts.values()) - apart == pytest.approx(351e6, rel=0.01)
     assert counts["adapters"] == 3 * (2 * 1536 + 1536 * 256 + 256 + 256 * 1536 + 1536)
 

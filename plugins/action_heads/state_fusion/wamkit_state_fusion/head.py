@@ -98,9 +98,9 @@ class StateFusionHead(ReaderHead):
         for name in names:
             nn.init.zeros_(self.adapters[name][3].weight)  # type: ignore[index]
             nn.init.zeros_(self.adapters[name][3].bias)  # type: ignore[index]
-        self.state_encoder = self.state_proj = None
+        self.state_to_text = self.state_proj = None
         if sizes.state and config.state == "text":
-            self.state_encoder = nn.Linear(sizes.state, traits.text_width)
+            self.state_to_text = nn.Linear(sizes.state, traits.text_width)
         if sizes.state and config.state == "concat":
             self.state_proj = nn.Linear(sizes.state, part)
         self.text_proj = nn.Linear(traits.text_width, part) if config.text == "pooled" else None
@@ -115,7 +115,7 @@ class StateFusionHead(ReaderHead):
         )
 
     def prepare(self, inputs: ModelInputs) -> ModelInputs:
-        return inputs if self.state_encoder is None else append_state(inputs, self.state_encoder)
+        return inputs if self.state_to_text is None else append_state(inputs, self.state_to_text)
 
     def join(
         self,

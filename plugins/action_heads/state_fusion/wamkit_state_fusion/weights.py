@@ -14,7 +14,7 @@ LAYOUTS = (
         r"^state_fusion_action_expert\.",
         (
             (r"^(mot\.)?mixtures\.video\.wam_adapters\.", "adapters."),
-            (r"^proprio_encoder\.", "state_encoder."),
+            (r"^proprio_encoder\.", "state_to_text."),
             (r"^state_fusion_action_expert\.", ""),
             (r"^layer_poolers\.(\d+)\.adapted\.", r"poolers.\1."),
             (r"^layer_compressors\.", "compressors."),
