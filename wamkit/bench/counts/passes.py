@@ -169,23 +169,6 @@ class Measured:
         self.design = Design(rows)
         self.spent = self.frames(self._frames_alone)
 
-    def prompt(self) -> Polynomial:
-        """What embedding a prompt of L tokens costs, as coefficients of 1 and L."""
-        spent, every = [], CountingRunner()
-        every.every_block = True
-        self.runner, kept = every, self.runner
-        for length in (8, 8, 24):  # the first makes what is kept besides
-            self._texts.clear()
-            inputs = ModelInputs(self.text(length), self.clip("context", 1, 1, 2))
-            first, _ = self.run(self._frames_alone, inputs, keep=("context", "text"))
-            later, _ = self.run(self._frames_alone, inputs, keep=("context", "text"))
-            spent.append((first[0] - later[0], first[1] - later[1]))
-        self._texts.clear()
-        self.runner = kept
-        design = Design([[1, 8], [1, 24]])
-        found = [design.solve([pair[i] for pair in spent[1:]]) or [] for i in (0, 1)]
-        return {"operations": list(map(float, found[0])), "bytes": list(map(float, found[1]))}
-
     def tokens(self, height: int, width: int) -> int:
         """Of a frame of so many rows and columns of patches."""
         return height * width + self.traits.frame_tokens

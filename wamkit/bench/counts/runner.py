@@ -35,8 +35,6 @@ class CountingRunner(PassRunner):
     def __init__(self) -> None:
         super().__init__()
         self.counter = Counter()
-        self.every_block = False
-        """Whether what is computed once a prompt is computed, and counted, for every block."""
         self._attention = (0, 0)
         self._calls: dict[Any, tuple[Any, Spent]] = {}
         self._kinds: dict[int, tuple[Any, int]] = {}
@@ -123,7 +121,7 @@ class CountingRunner(PassRunner):
         self, stack: Any, blocks: Sequence[Any], text: Text, kind: str = "blocks"
     ) -> tuple[TextCond | None, tuple[TextKV | None, ...] | None]:
         """As that of every runner, of one block of a kind where it is computed once a prompt."""
-        if text.suffix is not None or self.every_block:
+        if text.suffix is not None:
             return super().text(stack, blocks, text, kind)
         first, place = self._first_of_kind(blocks)
         cond, found = super().text(stack, first, text, f"{kind} once")

@@ -69,7 +69,6 @@ def page_data(spec: Path | None = None) -> dict[str, Any]:
         "devices": _devices(),
         "parts": {kind: [_part(choice, known) for choice in offered[kind]] for kind in KINDS},
         "costs": _costs(offered, known, costs),
-        "texts": [known["texts"].get(choice.key) for choice in offered["backbone"]],
         "companions": {
             kind: [
                 [

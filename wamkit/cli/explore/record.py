@@ -19,7 +19,7 @@ from ...files import strict_json
 from ...files.durable import write_bytes
 from .choices import Choice, Preset, choices
 
-GROUPS = ("pairs", "vaes", "parameters", "texts")
+GROUPS = ("pairs", "vaes", "parameters")
 FILE = Path(__file__).parent / "counts.json.gz"
 
 
@@ -47,9 +47,6 @@ def counted(
     for vae in offered["vae"]:
         if vae.key not in known["vaes"] and not missing_files(vae.part):
             yield "vaes", vae.key, encoding(vae.part)  # type: ignore[arg-type]
-    for backbone in offered["backbone"]:
-        if backbone.key not in known["texts"] and not missing_files(backbone.part):
-            yield "texts", backbone.key, Measured(fitted(backbone.part)).prompt()
     done: dict[str, Any] = {}
     networks: dict[str, Measured] = {}
     for backbone, head in pairs:

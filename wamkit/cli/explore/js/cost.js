@@ -310,12 +310,6 @@ Explore.cost = (choice) => {
   const guided = Explore.guided(choice) ? 2 : 1;
   const [operations, bytes] = sizes.state && counts.suffix ? counts.suffix : [0, 0];
   const suffix = { operations: operations * guided, bytes };
-  const text = Explore.data.texts[choice.parts.backbone];
-  if (guided > 1 && text) { // both prompts of a guided chunk are embedded for it
-    const row = [1, Explore.part(choice, "text_encoder").max_tokens];
-    suffix.operations += guided * Explore.dot(text.operations, row);
-    suffix.bytes += Explore.dot(text.bytes, row);
-  }
   const total = { operations: suffix.operations, bytes: suffix.bytes, passes: 0 };
   for (const found of [...stages, ...(encode ? [encode] : [])]) {
     total.operations += found.operations;
