@@ -12,7 +12,7 @@ from ...policy.cost import Counter, without_weights
 from ...policy.preprocessing import vae_dtype
 from .solving import Design
 
-ENCODING = ("1", "H", "W", "HW", "HWHW", "T", "TH", "TW", "THW", "THWHW")
+ENCODING = ("1", "H", "W", "HW", "HWHW", "T", "T H", "T W", "T HW", "T HWHW")
 """Of T latent frames of images H x W pixels: sizes in steps of the VAE's stride."""
 POINTS = (
     *((1, 2, 2), (1, 2, 3), (1, 3, 2), (1, 4, 5), (1, 6, 4)),
