@@ -38,6 +38,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "check": ["{home}/spec.toml", "{home}/broken.toml"],
     "explain": ["{home}/spec.toml", "{home}/broken.toml"],
+    "explore": ["{home}/spec.toml --out {home}/explore.html"],
     "matrix": ["--backbone toy --action-head mot --action-head reader"],
     "compose": [
         "--backbone toy --head mot --paradigm single_pass --actions a:2 --views front=32x32",
