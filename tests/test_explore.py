@@ -66,9 +66,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no chromium")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        yield opened
-        opened.close()
+        page = started.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        yield page
+        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,9 @@ def test_thousands_of_random_choices_fit_or_not_as_python_says_and_have_its_toke
     fitting = 0
     for found in ask(given):
         expected = [c.model_dump() for c in check(found["spec"]) if not c.missing]
-        places = [[" ".join(c["between"]) for c in said] for said in (found["conflicts"], expected)]
+        places = [
+            [" ".join(c["between"]) for c in message] for message in (found["conflicts"], expected)
+        ]
         assert set(places[0]) == set(places[1]), found["toml"]
         near = [c["between"] for c in found["conflicts"] if c.get("near")]
         theirs = [c for c in expected if list(c["between"]) not in near]
@@ -239,10 +241,12 @@ def test_the_page_has_no_errors_and_is_no_wider_than_the_window(
     browser: Any, html: str, tmp_path: Path, width: int
 ) -> None:
     (tmp_path / "page.html").write_text(html)
-    tab, said = browser.new_page(viewport={"width": width, "height": 900}), []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: said.append(request.url) if "http" in request.url else None)
+    tab, message = browser.new_page(viewport={"width": width, "height": 900}), []
+    tab.on("console", lambda message: message.append(message.text))
+    tab.on("pageerror", lambda error: message.append(str(error)))
+    tab.on(
+        "request", lambda request: message.append(request.url) if "http" in request.url else None
+    )
     tab.goto((tmp_path / "page.html").as_uri())
     count = tab.evaluate("document.getElementById('preset').options.length")
     for place in range(count):
@@ -252,7 +256,7 @@ def test_the_page_has_no_errors_and_is_no_wider_than_the_window(
     tab.fill("#frames", "6")
     tab.press("#frames", "Tab")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert not said
+    assert not message
     tab.close()
 
 
@@ -305,24 +309,26 @@ def test_a_cure_is_applied_and_a_backbone_brings_what_it_needs(
 
 def test_the_command_writes_the_page(wamkit: Run, tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
-    code, said, _ = wamkit("explore", ROOT / "examples/toy.toml", "--out", out)
-    assert code == 0 and "wrote" in said
+    code, message, _ = wamkit("explore", ROOT / "examples/toy.toml", "--out", out)
+    assert code == 0 and "wrote" in message
     assert out.read_text().startswith("<!doctype html>")
     assert [file.name for file in out.parent.iterdir()] == ["page.html"]
 
 
 def test_what_cannot_be_written_or_read_is_refused(wamkit: Run, tmp_path: Path) -> None:
-    code, _, said = wamkit("explore", "--out", tmp_path / "page.txt")
-    assert code == 2 and "is not .html" in said
-    code, _, said = wamkit("explore", "--serve", "--out", tmp_path / "page.html")
-    assert code == 2 and "leave one out" in said
-    code, _, said = wamkit("explore", tmp_path / "none.toml")
-    assert code == 2 and "no spec at" in said
+    code, _, message = wamkit("explore", "--out", tmp_path / "page.txt")
+    assert code == 2 and "is not .html" in message
+    code, _, message = wamkit("explore", "--serve", "--out", tmp_path / "page.html")
+    assert code == 2 and "leave one out" in message
+    code, _, message = wamkit("explore", tmp_path / "none.toml")
+    assert code == 2 and "no spec at" in message
 
 
 def test_the_page_is_served_until_ctrl_c() -> None:
-    words = [sys.executable, "-m", "wamkit", "explore", "--serve"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    command = [sys.executable, "-m", "wamkit", "explore", "--serve"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stdout is not None
         address = run.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)

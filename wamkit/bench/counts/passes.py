@@ -30,7 +30,7 @@ from .runner import CountingRunner, no_random_weights
 from .solving import Design
 
 FRAMES = ("1", "F", "n", "nG", "nL", "L")
-"""Of F frames of G tokens each, n = F G, beside L text tokens."""
+"""Of F frames of G tokens each, n = F G, with L text tokens."""
 VECTORS = (
     *("1", "n", "NA", "A", "nn", "M", "nM", "nL", "L"),
     *("state", "state P", "state NP", "next", "next P", "value"),
@@ -96,7 +96,7 @@ class Costs:
     joins: str = "frames"
     """"tokens" where the head has a stream, "reads" where it reads hidden states."""
     tokens: dict[str, int] = field(default_factory=dict)
-    """Beside those of the actions in a pass: "always", "state_noisy", "state", "text", and
+    """Besides those of the actions in a pass: "always", "state_noisy", "state", "text", and
     "suffix" of the prompt."""
     awake: list[int] | None = None
     """Layers at which the head has blocks of its own."""
@@ -256,7 +256,7 @@ class Measured:
         keep: Sequence[str] = (),
         times: int = 1,
     ) -> tuple[Spent, Any]:
-        """What the last of some equal passes spends beside self-attention, and what it gives."""
+        """What the last of some equal passes spends besides self-attention, and what it gives."""
         roles = {"text", "context", "target", "state", "action", "next_state", "value"}
         for _ in range(times):
             with self.runner.counting() as rest:
@@ -350,7 +350,7 @@ def _measure_vectors(costs: Costs, measured: Measured, heads: list[Any]) -> None
 
 
 def _suffix(measured: Measured, head: Any, spent: Spent) -> Spent:
-    """What a text token for the state costs once a chunk: beside `spent`, in the backbone."""
+    """What a text token for the state costs once a chunk: besides `spent`, in the backbone."""
     inputs = ModelInputs(measured.text(8), measured.clip("context", 1, 1, 2))
     inputs = inputs.with_(state=torch.zeros(1, BUILDS[3][2], device="meta"))
     measured.run(head.join, head.prepare(inputs), keep=("context", "text", "state"))
@@ -383,7 +383,7 @@ def _measure_own(costs: Costs, measured: Measured, heads: list[Any]) -> None:
 
 
 def _count_tokens(costs: Costs, measured: Measured, heads: list[Any], suffix: int) -> None:
-    """Tokens of a pass of the head alone, beside those that it always has."""
+    """Tokens of a pass of the head alone, besides those that it always has."""
 
     def lengths(build: int) -> dict[str, int]:
         head, sizes = heads[build], BUILDS[build]

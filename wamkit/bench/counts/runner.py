@@ -1,4 +1,4 @@
-"""Counts what a pass costs beside its self-attention, each kind of layer once.
+"""Counts what a pass costs besides its self-attention, each kind of layer once.
 
 Self-attention follows from the attention plan alone, so that the page computes it. All else is
 measured: a pass runs on the meta device, where layers of one kind run once and count as often as
@@ -30,7 +30,7 @@ Spent = tuple[int, int]
 
 
 class CountingRunner(PassRunner):
-    """Runs passes on the meta device, and says what they spend beside self-attention."""
+    """Runs passes on the meta device, and says what they spend besides self-attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class CountingRunner(PassRunner):
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], Spent]]:
-        """Count inside, and ask for operations and bytes beside self-attention so far."""
+        """Count inside, and ask for operations and bytes besides self-attention so far."""
         start, attended = self._spent, self._attention
 
         def rest() -> Spent:

@@ -267,7 +267,7 @@ def _head_rules(offered: Mapping[str, list[Choice]], reasons: Pool) -> list[list
 def _paradigms(
     offered: Mapping[str, list[Choice]], reasons: Pool, plans: Pool
 ) -> list[dict[str, Any]]:
-    """What each paradigm lets see, runs and refuses, beside each kind of head and of backbone."""
+    """What each paradigm lets see, runs and refuses, with each kind of head and of backbone."""
     from ...bench.counts.calls import stages
 
     heads: dict[str, Any] = {}
@@ -334,7 +334,7 @@ def _plan(paradigm: Choice, head: Choice, backbone: Part, stages: Any) -> dict[s
 
 
 def _text_rule(offered: Mapping[str, list[Choice]]) -> dict[str, Any]:
-    """Whether each head reads the prompt beside each backbone, and the cure where none does."""
+    """Whether each head reads the prompt with each backbone, and the cure where none does."""
     rows, hint = [], ""
     for backbone in offered["backbone"]:
         row = []

@@ -68,8 +68,8 @@ Pair = tuple[Choice, Choice]
 def wanted(offered: Mapping[str, list[Choice]], presets: Sequence[Preset]) -> list[Pair]:
     """The pairs that are kept.
 
-    Those of systems, every head as it is by default beside every backbone, and the heads of systems
-    beside backbones as they are by default.
+    Those of systems, every head as it is by default besides every backbone, and the heads of
+    systems besides backbones as they are by default.
     """
     heads = [head for head in offered["action_head"] if not head.origin]
     usual = {b.part.name: b for b in reversed(offered["backbone"]) if not b.origin}
@@ -95,7 +95,7 @@ def _sizes(backbone: Choice, known: Mapping[str, Any]) -> str:
 
 
 def may_join(head: Choice, backbone: Choice) -> bool:
-    """Whether a head can be built beside a backbone at all."""
+    """Whether a head can be built with a backbone at all."""
     from .rules import pair_conflicts
 
     return not pair_conflicts(head.part, backbone.part)

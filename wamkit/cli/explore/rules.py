@@ -158,7 +158,7 @@ def _template(conflict: Conflict, spec: PolicySpec) -> dict[str, Any]:
 
 
 def pair_conflicts(head: Part, backbone: Part) -> list[dict[str, Any]]:
-    """Why a head cannot be built beside a backbone, whatever the sizes."""
+    """Why a head cannot be built with a backbone, whatever the sizes."""
     every = [
         found(spec, spec.action_head.conflicts)
         for state in (0, STATE)
@@ -184,9 +184,11 @@ def head_rules(head: ActionHeadConfig, backbone: BackboneConfig) -> list[list[di
 def companion_rules(backbone: BackboneConfig, part: Any) -> list[dict[str, Any]]:
     """What a backbone and a VAE or a text encoder say of each other, whatever the sizes."""
     spec = _with_companion(backbone, part, 1)
-    told = getattr(spec, part.kind).conflicts
+    reported = getattr(spec, part.kind).conflicts
     own = {str(c) for c in spec.backbone.conflicts(spec)} if part.kind != "vae" else set[str]()
-    return found(spec, told, lambda s: (c for c in s.backbone.conflicts(s) if str(c) not in own))
+    return found(
+        spec, reported, lambda s: (c for c in s.backbone.conflicts(s) if str(c) not in own)
+    )
 
 
 def _with_companion(backbone: BackboneConfig, part: Any, latents: int) -> PolicySpec:
@@ -198,7 +200,7 @@ def _with_companion(backbone: BackboneConfig, part: Any, latents: int) -> Policy
 def clip_rules(backbone: BackboneConfig) -> list[dict[str, Any]]:
     """What a backbone says of many observed latent frames: "above" how many it says so.
 
-    Sizes that such a reason names beside that are of one VAE, and may differ with another.
+    Sizes that such a reason names besides that are of one VAE, and may differ with another.
     """
     vae = base(backbone).vae
 
