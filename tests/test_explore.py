@@ -149,7 +149,8 @@ def test_thousands_of_random_choices_fit_or_not_as_python_says_and_have_its_toke
     for found in ask(given):
         expected = [c.model_dump() for c in check(found["spec"]) if not c.missing]
         places = [
-            [" ".join(c["between"]) for c in message] for message in (found["conflicts"], expected)
+            [" ".join(c["between"]) for c in conflicts]
+            for conflicts in (found["conflicts"], expected)
         ]
         assert set(places[0]) == set(places[1]), found["toml"]
         near = [c["between"] for c in found["conflicts"] if c.get("near")]
@@ -241,11 +242,11 @@ def test_the_page_has_no_errors_and_is_no_wider_than_the_window(
     browser: Any, html: str, tmp_path: Path, width: int
 ) -> None:
     (tmp_path / "page.html").write_text(html)
-    tab, message = browser.new_page(viewport={"width": width, "height": 900}), []
-    tab.on("console", lambda message: message.append(message.text))
-    tab.on("pageerror", lambda error: message.append(str(error)))
+    tab, printed = browser.new_page(viewport={"width": width, "height": 900}), []
+    tab.on("console", lambda message: printed.append(message.text))
+    tab.on("pageerror", lambda error: printed.append(str(error)))
     tab.on(
-        "request", lambda request: message.append(request.url) if "http" in request.url else None
+        "request", lambda request: printed.append(request.url) if "http" in request.url else None
     )
     tab.goto((tmp_path / "page.html").as_uri())
     count = tab.evaluate("document.getElementById('preset').options.length")
@@ -256,7 +257,7 @@ def test_the_page_has_no_errors_and_is_no_wider_than_the_window(
     tab.fill("#frames", "6")
     tab.press("#frames", "Tab")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert not message
+    assert not printed
     tab.close()
 
 
