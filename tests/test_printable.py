@@ -18,7 +18,7 @@ from wamkit.cli import _output as output
 from wamkit.cli._notes import print_notes
 from wamkit.config.spec import parse, read
 from wamkit.errors import OBEYED, printable
-from wamkit.files.printable import OneLine, escaped
+from wamkit.files.printable import OneLine
 from wamkit.testing.dataset import record
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
@@ -174,8 +174,3 @@ def _rewrite(file: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(
         pa.Table.from_pylist([{k: bad(v) for k, v in row.items()} for row in rows]), file
     )
-
-
-def test_text_of_a_page_is_escaped() -> None:
-    found = escaped("<script>\"'&\x1b]]>")
-    assert found == "&lt;script&gt;&quot;&#x27;&amp;\\x1b]]&gt;"
