@@ -297,7 +297,7 @@ def test_bench(drawn: Drawn) -> None:
 
 def test_eval_and_demo(drawn: Drawn) -> None:
     from wamkit.cli.demo.command import _draw as draw_demo
-    from wamkit.cli.demo.stages import Way
+    from wamkit.cli.demo.stages import Demo, Settings, Way
     from wamkit.cli.eval import _draw as draw_eval
 
     found = {
@@ -320,9 +320,8 @@ def test_eval_and_demo(drawn: Drawn) -> None:
         assert {"85.0%", "[64.0%", "94.8%]"} <= tokens_of(text)
     name = "a_paradigm_of_a_stranger_with_a_long_name"
     way = Way(name, None, training={"seconds": 1234.0}, result=found)
-    for _, text in drawn(
-        draw_demo, Path("a/long/path/of/a/folder/report.html"), {"random": found}, [way]
-    ):
+    demo = Demo(Settings("a task", 20, 100, 20, 0), {}, {"random": found}, (way,))
+    for _, text in drawn(draw_demo, Path("a/long/path/of/a/folder/report.html"), demo):
         assert {name, "1234", "random", "17", "64%"} <= tokens_of(text)
         assert "a/long/path/of/a/folder/report.html" in text
 

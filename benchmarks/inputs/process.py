@@ -105,6 +105,7 @@ def _type(command: Sequence[str], here: Path, place: Path, streams: Sequence[Pat
             stream = os.fdopen(number, "w", encoding="utf-8", buffering=1, closefd=False)
             setattr(sys, name, stream)
         os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
+        os.environ["MPLCONFIGDIR"] = str(place.parent / "matplotlib")  # its list of fonts
         os.environ |= {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(place / "home" / ".cache")}
         import tempfile
 
