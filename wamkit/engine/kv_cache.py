@@ -142,9 +142,9 @@ class KVCache:
 
     def without(self, roles: Collection[str]) -> KVCache:
         """What is left when `roles` are dropped."""
-        return self.renamed(dict.fromkeys(roles))
+        return self.rename_roles(dict.fromkeys(roles))
 
-    def renamed(self, names: Mapping[str, str | None]) -> KVCache:
+    def rename_roles(self, names: Mapping[str, str | None]) -> KVCache:
         """The same entries under other roles; a role whose new name is None is dropped."""
 
         def moved(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_the_level_of_the_frames_is_read_if_asked_for_and_kept_with_them() -> No
     fast = policy.model(full.with_(video=None), cache=kept).action
     same_values(fast, policy.model(full).action)
 
-    moved = kept.renamed({"target": "target'"}).pick(torch.tensor([1, 1, 0])) | KVCache(
+    moved = kept.rename_roles({"target": "target'"}).pick(torch.tensor([1, 1, 0])) | KVCache(
         kept.layers, kept.hidden, {"context": torch.ones(3)}
     )
     assert moved.level(("context", "target'")).tolist() == [1, 1, 1]

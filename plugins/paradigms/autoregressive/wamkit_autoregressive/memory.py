@@ -50,7 +50,7 @@ class Names:
             if dot:
                 place = int(number) - by
                 names[role] = f"{kind}.{place}" if place >= self.of(now) - self.reach else None
-        return cache.renamed(names)
+        return cache.rename_roles(names)
 
     def view(self, memory: Memory) -> KVCache:
         """All that the block to be made may see, whether it happened or was predicted."""
