@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.cli import VERBS, verb
+from wamkit.cli import VERBS, summary_of, verb
 
 HEAVY = ("torch", "numpy", "PIL", "transformers", "diffusers")
 PROBE = """
@@ -62,6 +62,7 @@ def test_help_names_every_verb() -> None:
 def test_every_verb_has_a_summary_and_an_example(name: str) -> None:
     command = verb(name)
     assert command.help.splitlines()[0].endswith(".")
+    assert " ".join(command.help.split()).startswith(summary_of(name))
     assert command.epilog.startswith(f"Example: wamkit {name}")
 
 

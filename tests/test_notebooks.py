@@ -43,7 +43,7 @@ def quick(monkeypatch: Any) -> Iterator[None]:
     """Notebooks in their quick form, without a window, and nothing of them left behind."""
     import matplotlib
 
-    monkeypatch.setenv("WAMKIT_NOTEBOOK_QUICK", "1")
+    monkeypatch.setenv("QUICK_NOTEBOOKS", "1")
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
     backend = matplotlib.get_backend()
     matplotlib.use("Agg")

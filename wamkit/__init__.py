@@ -6,22 +6,22 @@
     seen = wamkit.Observation(images={"front": "photo.jpg"}, prompt="pick up the cup")
     chunk = policy.act(seen, seed=0)
 
-Importing wamkit imports no torch; modules that need it are imported on first use.
+Importing wamkit imports little, and no torch: what a name needs is imported when it is first used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .config.check import check, warnings_of
-from .config.hooks import hookimpl
-from .config.registry import registry
-from .config.trust import trusting_paths
 from .errors import SpecError, WamkitError
-from .policy.build import build, load_part
 
 if TYPE_CHECKING:
+    from .config.check import check, warnings_of
+    from .config.hooks import hookimpl
+    from .config.registry import registry
+    from .config.trust import trusting_paths
     from .interfaces.streams import denoise
+    from .policy.build import build, load_part
     from .policy.observation import ActionChunk, Batch, Observation
     from .policy.policy import Policy
 
@@ -49,7 +49,14 @@ _HOMES = {
     "Batch": "policy.observation",
     "Observation": "policy.observation",
     "Policy": "policy.policy",
+    "build": "policy.build",
+    "check": "config.check",
     "denoise": "interfaces.streams",
+    "hookimpl": "config.hooks",
+    "load_part": "policy.build",
+    "registry": "config.registry",
+    "trusting_paths": "config.trust",
+    "warnings_of": "config.check",
 }
 
 

@@ -24,7 +24,7 @@ from wamkit.interfaces.types import base
 
 sys.path.append(str(Path(__file__).parent.parent))  # where `toy_task` is
 
-QUICK = os.environ.get("WAMKIT_NOTEBOOK_QUICK", "") == "1"
+QUICK = os.environ.get("QUICK_NOTEBOOKS", "") == "1"
 """Whether notebooks run in their reduced form: a few steps, to see that they run."""
 DENOISED = ("target", "action")
 """Roles that change from step to step, unless they are copies (`target'`)."""
@@ -38,7 +38,7 @@ Value = TypeVar("Value")
 
 
 def full_or_quick(full: Value, quick: Value) -> Value:
-    """`quick` where the environment variable WAMKIT_NOTEBOOK_QUICK is 1, else `full`."""
+    """`quick` where the environment variable QUICK_NOTEBOOKS is 1, else `full`."""
     return quick if QUICK else full
 
 

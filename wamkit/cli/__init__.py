@@ -5,9 +5,11 @@ A verb is a module with a function `command`, whose signature is its command lin
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,11 +17,7 @@ from typer.core import TyperGroup
 
 from ..errors import did_you_mean
 from ..files.variables import VARIABLES
-from ._completion import complete_behind, join_words
 from ._help import Verb, formatter
-from ._notes import print_notes
-from ._options import trust_paths, wide_tables
-from ._output import polite
 
 # Verb -> its module in this package, in the order of `wamkit --help`.
 VERBS = {
@@ -66,7 +64,7 @@ class Verbs(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Every verb with its whole summary."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _summary(verb(name).help)) for name in VERBS])
+            formatter.write_dl([(name, summary_of(name)) for name in VERBS])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The environment variables, and the example."""
@@ -88,13 +86,22 @@ class Verbs(TyperGroup):
         return None
 
 
-def _summary(text: str) -> str:
-    """The first sentence."""
+def summary_of(name: str) -> str:
+    """The first sentence of a verb's help, read from its source: its module is not imported."""
+    file = Path(__file__).parent / f"{VERBS[name].replace('.', '/')}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    named = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    run = next(node for node in named if node.name == "command")
+    text = " ".join((ast.get_docstring(run) or "").split())
     return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
 
 
 def verb(name: str) -> Any:
     """The typer command of one verb."""
+    from ._notes import print_notes
+    from ._options import trust_paths, wide_tables
+    from ._output import polite
+
     module = import_module(f".{VERBS[name]}", __name__)
     run = polite(print_notes(module.command))
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -136,6 +143,9 @@ def _root(
 
 def main() -> None:
     """Run the command line of this process."""
-    if lead := join_words(os.environ):
-        complete_behind(lead, lambda: app(prog_name="wamkit"))
+    if "COMP_WORDS" in os.environ:
+        from ._completion import complete_behind, join_words
+
+        if lead := join_words(os.environ):
+            complete_behind(lead, lambda: app(prog_name="wamkit"))
     app(prog_name="wamkit")
