@@ -325,18 +325,22 @@ def test_what_cannot_be_written_or_read_is_refused(wamkit: Run, tmp_path: Path) 
     assert code == 2 and "no spec at" in message
 
 
-def test_the_page_is_served_until_ctrl_c() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_page_is_served_until_a_signal(number: int) -> None:
     command = [sys.executable, "-m", "wamkit", "explore", "--serve"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        assert run.stdout is not None
-        address = run.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
-        with urllib.request.urlopen(address) as answer:
-            assert answer.read().startswith(b"<!doctype html>")
-        run.send_signal(signal.SIGINT)
-        assert run.wait(30) == 0
+        try:
+            assert run.stdout is not None
+            address = run.stdout.readline().strip()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+            with urllib.request.urlopen(address) as answer:
+                assert answer.read().startswith(b"<!doctype html>")
+            run.send_signal(number)
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
 
 
 def test_polynomials_are_solved_exactly_or_not_at_all() -> None:

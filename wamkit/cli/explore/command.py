@@ -61,7 +61,8 @@ def command(
 
 
 def _serve(text: str, port: int) -> None:
-    """Serve one page on 127.0.0.1 until Ctrl-C."""
+    """Serve one page on 127.0.0.1 until SIGINT (Ctrl-C) or SIGTERM."""
+    import signal
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     body = text.encode()
@@ -89,6 +90,8 @@ def _serve(text: str, port: int) -> None:
         say(f"http://127.0.0.1:{server.server_port}/", whole=True)
         note("Ctrl-C ends it")
         try:
+            for number in (signal.SIGINT, signal.SIGTERM):  # which background jobs ignore
+                signal.signal(number, signal.default_int_handler)
             server.serve_forever()
         except KeyboardInterrupt:
             note("stopped")
