@@ -132,7 +132,9 @@ def test_completion_imports_no_torch_and_can_be_installed(tmp_path: Path) -> Non
     )
     assert run.stdout.split() == ["0.9-2b", "0.9.7-13b"] and run.stderr.strip() == "False"
     args = [sys.executable, "-m", "wamkit", "--install-completion", "bash"]
-    run = subprocess.run(args, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True)
+    # The shell that runs the tests is not looked for: in the background there may be none.
+    named = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    run = subprocess.run(args, env={**os.environ, **named}, capture_output=True)
     assert run.returncode == 0, run.stderr
     assert (
         "_WAMKIT_COMPLETE=complete_bash"

@@ -68,7 +68,7 @@ COMMANDS: dict[str, list[str]] = {
         "check {home}/data --spec {home}/spec.toml",
         "check {home}/faulty",
     ],
-    "collect": ["metaworld:reach-v3 --episodes 1 --out {home}/episodes --size 16 --processes 0"],
+    "collect": ["metaworld:reach-v3 --episodes 1 --out {home}/episodes --size 16 --processes 1"],
     "eval": [
         "random --env pusht --episodes 1 --processes 0 --env-arg max_steps=4 --env-arg size=32"
     ],

@@ -70,5 +70,5 @@ def test_a_failure_in_one_process_is_reported_by_both_and_neither_waits(tmp_path
         begun, full, damaged = out.splitlines()
         assert begun == "begun: done"
         assert "step-000006 could not be written" in full and "too large" in full
-        assert "step-000004 is whole" in full
+        assert "step-000004 is complete" in full
         assert "step-000004 is damaged" in damaged and "has 0 bytes of" in damaged

@@ -71,7 +71,7 @@ def test_the_process_that_is_left_ends_with_a_message(
     what, hint = out.strip().split("|")
     assert started[0].returncode == 0, err
     assert what == f"process 0 of 2 goes no further: {message}" or what.endswith(message), err
-    assert "go on with --resume" in hint and ("timeout=" in hint) is (how == "SIGSTOP")
+    assert "continue with --resume" in hint and ("timeout=" in hint) is (how == "SIGSTOP")
     assert [p.name for p in (run / "checkpoints").glob("step-*")] == ["step-000002"]
     assert not (run / ".lock").exists()
 

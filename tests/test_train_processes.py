@@ -60,12 +60,12 @@ def gradients(spec, config, processes):
     losses["total"].backward()
     if distributed is not None and spec.latent_frames[1]:
         loss_module.imagine(observation(spec, frames=spec.video.num_observed), 0)
-    return {n: full(p.grad) for n, p in policy.named_parameters() if p.grad is not None}
+    return {n: gather_tensor(p.grad) for n, p in policy.named_parameters() if p.grad is not None}
 
-with joined("cpu") as processes:
+with join_processes("cpu") as processes:
     for kind in ("backbone", "action_head"):
         for name in registry().names(kind):
-            spec = composed(**{kind: name})
+            spec = spec_with(**{kind: name})
             whole = gradients(spec, TrainConfig(), processes)
             config = TrainConfig(parallelism="fsdp", gradient_checkpointing=True)
             parts = gradients(spec, config, processes)

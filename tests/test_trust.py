@@ -118,7 +118,8 @@ def test_every_verb_that_takes_a_policy_has_the_option() -> None:
     having = {name for name in VERBS if "trust_paths" in {p.name for p in verb(name).params}}
     assert having == {
         "check", "explain", "compare", "bench", "build", "act", "imagine", "estimate", "train",
-        "precompute", "data", "eval", "serve", "prune", "show", "diff", "sweep",
+        "precompute", "data", "eval", "serve", "prune", "show", "diff", "sweep", "compose",
+        "explore", "fit",
     }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def verb(name: str) -> Any:
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name, cls=Verb, epilog=f"Example: {module.EXAMPLE}")(run)
     command = typer.main.get_command(single)
-    if any(p.name == "spec" or _POLICY.match(p.metavar or "") for p in command.params):
+    if any(p.name == "spec" or _POLICY.search(p.metavar or "") for p in command.params):
         command.params.append(trust_paths())
     if hasattr(module, "show_table") or getattr(module, "PRINTS_TABLES", False):
         command.params.append(wide_tables())

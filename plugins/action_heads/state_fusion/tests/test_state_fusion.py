@@ -273,7 +273,7 @@ def test_the_state_to_come_and_its_value_are_regressed_too() -> None:
 
 def test_what_does_not_fit_is_refused_with_a_way_out() -> None:
     found = check(spec_for(num_heads=7))
-    assert len(found) == 1 and "7 heads cannot share tokens of 24" in found[0].why
+    assert len(found) == 1 and "7 heads cannot share tokens of width 24" in found[0].why
     assert found[0].hint == "set action_head.num_heads = 6" and check(spec_for(num_heads=6)) == []
     found = check(spec_for(layers=(0, 5)))
     assert len(found) == 1 and "found layers [5]" in found[0].why

@@ -255,7 +255,7 @@ def test_past_actions_of_a_head_without_tokens_cannot_be_seen() -> None:
 def test_frames_cannot_hear_a_head_without_tokens() -> None:
     (found,) = check(spec_for("paradigm.action=mutual", head="reader"))
     assert found.why == (
-        "autoregressive lets target attend to the action, but reader only reads the video and is "
+        "autoregressive lets target attend to the action, but reader only reads the video and "
         "exposes no tokens"
     )
 

@@ -133,7 +133,7 @@ class Autoregressive(ParadigmConfig):
         if self.remembers_actions and not head.exposes_tokens:
             yield Conflict(
                 between=("paradigm.past_actions", "action_head"),
-                why=f"past actions are to be seen, but {head.name} only reads the video and is "
+                why=f"past actions are to be seen, but {head.name} only reads the video and "
                 "exposes no tokens",
                 hint='set paradigm.past_actions = "none", or choose an action_head with tokens of '
                 "its own (`wamkit list action_head`)",
