@@ -25,7 +25,9 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "usage.md"]
 BLOCKS = [
     block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.S)
 ]
-LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
+LINES = [
+    line for kind, text in BLOCKS if kind in {"bash", "sh"} for line in text.splitlines() if line
+]
 COMMANDS = [
     re.sub(r".*&& \.venv/bin/", "", line)
     for line in LINES
