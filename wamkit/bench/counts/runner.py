@@ -90,7 +90,7 @@ class CountingRunner(PassRunner):
                 self._add(done[key][2], done[key][3])
             out, left, *_ = done[key]
             if not step.kv_only:
-                for i, x in zip(step.active, out, strict=False):
+                for i, x in zip(step.active, out[: len(step.active)], strict=True):
                     tokens[i] = x
             kept.append(left)
             states.append(_by_role(segments, tokens) if step.hidden else {})

@@ -15,19 +15,7 @@ def solve(rows: Sequence[Sequence[int]], values: Sequence[int]) -> list[Fraction
     table = [
         [*map(Fraction, row), Fraction(value)] for row, value in zip(rows, values, strict=True)
     ]
-    pivots: list[int] = []
-    for column in range(width):
-        at = len(pivots)
-        found = next((i for i in range(at, len(table)) if table[i][column]), None)
-        if found is None:
-            continue
-        table[at], table[found] = table[found], table[at]
-        lead = table[at][column]
-        table[at] = [x / lead for x in table[at]]
-        for i, row in enumerate(table):
-            if i != at and (factor := row[column]):
-                table[i] = [x - factor * y for x, y in zip(row, table[at], strict=True)]
-        pivots.append(column)
+    pivots = _eliminate(table, width)
     if any(row[-1] for row in table[len(pivots) :]):
         return None
     found_ = [Fraction(0)] * width
@@ -46,19 +34,7 @@ class Design:
         table = [
             [*map(Fraction, row), *map(Fraction, one)] for row, one in zip(rows, unit, strict=True)
         ]
-        self.pivots: list[int] = []
-        for column in range(self.width):
-            at = len(self.pivots)
-            found = next((i for i in range(at, count) if table[i][column]), None)
-            if found is None:
-                continue
-            table[at], table[found] = table[found], table[at]
-            lead = table[at][column]
-            table[at] = [x / lead for x in table[at]]
-            for i, row in enumerate(table):
-                if i != at and (factor := row[column]):
-                    table[i] = [x - factor * y for x, y in zip(row, table[at], strict=True)]
-            self.pivots.append(column)
+        self.pivots = _eliminate(table, self.width)
         self._inverse = [[(i, x) for i, x in enumerate(row[self.width :]) if x] for row in table]
 
     def solve(self, values: Sequence[int]) -> list[Fraction] | None:
@@ -67,6 +43,24 @@ class Design:
         if any(found[len(self.pivots) :]):
             return None
         out = [Fraction(0)] * self.width
-        for value, column in zip(found, self.pivots, strict=False):
+        for value, column in zip(found[: len(self.pivots)], self.pivots, strict=True):
             out[column] = value
         return out
+
+
+def _eliminate(table: list[list[Fraction]], width: int) -> list[int]:
+    """Gauss-Jordan elimination of the first `width` columns, in place; the column of each pivot."""
+    pivots: list[int] = []
+    for column in range(width):
+        at = len(pivots)
+        found = next((i for i in range(at, len(table)) if table[i][column]), None)
+        if found is None:
+            continue
+        table[at], table[found] = table[found], table[at]
+        lead = table[at][column]
+        table[at] = [x / lead for x in table[at]]
+        for i, row in enumerate(table):
+            if i != at and (factor := row[column]):
+                table[i] = [x - factor * y for x, y in zip(row, table[at], strict=True)]
+        pivots.append(column)
+    return pivots
