@@ -13,7 +13,7 @@ from ..config.registry import registry
 from ..config.seeds import MOST
 from ..config.spec import SECTIONS
 from ..config.trust import trusting_paths
-from ._complete_keys import complete_setting
+from ._complete_keys import complete_setting, complete_training
 from ._completion import complete_spec, filter_prefix
 from ._folding import wide
 
@@ -105,6 +105,18 @@ Device = Annotated[str, typer.Option(help="Device, such as cpu or cuda.")]
 Quantize = Annotated[
     Literal["none", "float8", "float8_weights", "int8", "int8_weights"],
     typer.Option(help="Quantize large weights to 8 bits at inference; files do not change."),
+]
+TrainConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Training settings, .toml or .yaml.")
+]
+TrainSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train",
+        metavar="KEY=VALUE",
+        help="Set one of them, such as ema=0.999 or parts.backbone.freeze=true.",
+        autocompletion=complete_training,
+    ),
 ]
 Tolerance = Annotated[
     float | None,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from math import floor, log10
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu, show_acting
-from ._complete_keys import complete_training
 from ._folding import brief, duration
-from ._options import Json, Overrides, Specs
+from ._options import Json, Overrides, Specs, TrainConfigFile, TrainSettings
 from ._output import FOUND, emit, note, say, show_table, spinner, table
 from ._sources import resolve_source
 from .check import specs_of
@@ -51,18 +49,8 @@ def command(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Samples in all, in place of --steps.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Training settings, .toml or .yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="KEY=VALUE",
-            help="Set one of them, as for `train`.",
-            autocompletion=complete_training,
-        ),
-    ] = None,
+    config: TrainConfigFile = None,
+    settings: TrainSettings = None,
     utilization: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")
     ] = 0.4,

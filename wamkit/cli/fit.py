@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu
-from ._complete_keys import complete_training
 from ._folding import brief
-from ._options import Json, Overrides, Quantize, Specs
+from ._options import Json, Overrides, Quantize, Specs, TrainConfigFile, TrainSettings
 from ._output import FOUND, emit, note, say, show_table, spinner, table
 from ._sources import resolve_source
 from .check import specs_of
@@ -42,18 +40,8 @@ def command(
     only: Annotated[
         Literal["act", "train"] | None, typer.Option(help="Look at one of the two alone.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Training settings, .toml or .yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="KEY=VALUE",
-            help="Set one of them, as for `train`.",
-            autocompletion=complete_training,
-        ),
-    ] = None,
+    config: TrainConfigFile = None,
+    settings: TrainSettings = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import runs
-from ._complete_keys import complete_training
 from ._completion import complete_folder
 from ._folding import unbroken
-from ._options import Column, Device, Json, Overrides, Source, Tiny, Tolerance
+from ._options import (
+    Column,
+    Device,
+    Json,
+    Overrides,
+    Source,
+    Tiny,
+    Tolerance,
+    TrainConfigFile,
+    TrainSettings,
+)
 from ._output import INTERRUPTED, console, emit, note, say
 from ._sources import resolve_source
 
@@ -39,18 +48,8 @@ def command(
         int | None, typer.Option(min=1, help="Global batch size, over all processes.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Training settings, .toml or .yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="KEY=VALUE",
-            help="Set one of them, such as ema=0.999 or parts.backbone.freeze=true.",
-            autocompletion=complete_training,
-        ),
-    ] = None,
+    config: TrainConfigFile = None,
+    settings: TrainSettings = None,
     logger: Annotated[
         list[str] | None,
         typer.Option(
