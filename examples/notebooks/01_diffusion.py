@@ -261,7 +261,7 @@ def exact_paths(noise: Tensor, data: Tensor, steps: int) -> Tensor:
 
 
 figure, axes = plt.subplots(1, 4, figsize=(12, 3))
-for axis, width in zip(axes, (1.0, 0.3, 0.05), strict=False):
+for axis, width in zip(axes[:3], (1.0, 0.3, 0.05), strict=True):
     angle = math.pi * (0.5 + width * (torch.rand(400, generator=rng) - 0.5))
     data = torch.stack([angle.cos() / 0.87, angle.sin() / 0.50], 1)
     fine = exact_paths(noise[:100], data, 128)

@@ -124,7 +124,7 @@ def bars(series: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     names = list(dict.fromkeys(name for values in series.values() for name in values))
     figure, every = panels(max(1, len(series)), 2.0, 0.28 * max(1, len(names)), 0.2)
-    for axes, (measure, values) in zip(every, series.items(), strict=False):
+    for axes, (measure, values) in zip(every[: len(series)], series.items(), strict=True):
         rows = [names.index(name) for name in values]
         drawn = axes.barh(rows, list(values.values()), 0.66, color=COLORS[0])
         axes.bar_label(drawn, [short(value) for value in values.values()], padding=3)
