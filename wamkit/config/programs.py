@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 OBSERVED = frozenset({"text", "context", "state"})
 
+OTHERS = " (`wamkit list paradigm`)"
+
 
 def program_of(spec: PolicySpec, paradigm: ParadigmConfig | None = None) -> tuple[Stage, ...]:
     """The program of the spec's paradigm, or of another in its place, next to the spec's backbone.
@@ -56,7 +58,7 @@ def level_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
             between=(place, "paradigm"),
             why=f"{reason}, and in {paradigm.name} frames of one pass have several: those of "
             f"{', '.join(['target', *copies][:3])}",
-            hint=f"{clean}, or choose a paradigm whose target frames share a level, such as joint",
+            hint=f"{clean}, or choose a paradigm whose target frames share a level{OTHERS}",
         )
     elif backbone.traits.text_level == "target" and (
         without_target := _without_target(_program(spec))
@@ -68,8 +70,7 @@ def level_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
             f"{without_target[0].does}; in training the action sees text at other levels",
             hint=clean
             + (either if value else "")
-            + ", or choose a paradigm that denoises the target frames next to the action, such as "
-            "joint",
+            + f", or choose a paradigm that denoises the target frames next to the action{OTHERS}",
         )
 
 
