@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json as plain_json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
 from ...config.composing import Composition, Remedy, compose_spec, find_remedy
 from ...config.composing.document import spec_text
+from ...config.composing.draft import Choice, Dropped
 from ...config.hint_changes import as_overrides
 from ...config.spec import PolicySpec, parse
 from ...errors import WamkitError
@@ -65,19 +66,19 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else plain_json.dumps(value, ensure_ascii=False)
 
 
+def _draw_reasons(title: str, choices: Sequence[Choice | Dropped]) -> None:
+    if not choices:
+        return
+    say(title, "bold")
+    rows = table("key", "value", "why", keep=("key",))
+    for choice in choices:
+        rows.add_row(choice.key, as_text(choice.value), choice.reason)
+    show_table(rows)
+
+
 def _draw(made: Composition, spec: PolicySpec) -> None:
-    if made.choices:
-        say("Chosen, with the reason:", "bold")
-        rows = table("key", "value", "why", keep=("key",))
-        for choice in made.choices:
-            rows.add_row(choice.key, as_text(choice.value), choice.reason)
-        show_table(rows)
-    if made.dropped:
-        say("\nLeft out, with the reason:", "bold")
-        rows = table("key", "value", "why", keep=("key",))
-        for one in made.dropped:
-            rows.add_row(one.key, as_text(one.value), one.reason)
-        show_table(rows)
+    _draw_reasons("Chosen, with the reason:", made.choices)
+    _draw_reasons("\nLeft out, with the reason:", made.dropped)
     say(f"\n{token_line(spec)}")
     if made.missing:
         say("It fits; this is missing on this machine (--tiny does without):", "bold")
