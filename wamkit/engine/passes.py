@@ -344,7 +344,7 @@ class PassRunner:
         if any(isinstance(stream.modulation, LiveModulation) for stream in streams):
             result = run_live_pass(plan, inside, keys, attend, recompute=self.recompute)
         else:
-            run = run_pass if self.regions else run_whole_pass
+            run = run_pass if self.regions and self.compile is not None else run_whole_pass
             repeats = not (cache is None or keep or hidden or self.live or self.compile is None)
             call = partial(self._repeated, steps) if repeats else self.call
             result = call(run, plan, inside, keys, attend)
