@@ -67,6 +67,9 @@ class StateConfig(Section):
     """Size of a state (P); 0 if the policy gets none."""
     normalization: Normalization = "min_max"
     """How they are scaled for the network, as that of a group of actions."""
+    clip: float | None = Field(None, gt=0)
+    """Normalized states are cut to plus and minus this. If left open, only values beyond those in
+    the data are cut, to 5, or as far from 0 as the data go."""
 
 
 class View(Section):
@@ -82,6 +85,9 @@ class View(Section):
     """Applied after the rotation."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     """How an image of another shape is made to fit: distorted, cut at the center, or framed."""
+    rounding: Literal["none", "uint8"] = "none"
+    """`uint8`: a resized image is rounded to whole 8-bit levels after each axis, width first, as
+    Pillow does with 8-bit images; systems whose evaluation resizes by Pillow need it."""
 
     value_range: tuple[float, float] | None = None
     """For deep images, of one channel such as depth: the values that become black and white, in

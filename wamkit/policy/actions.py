@@ -85,8 +85,8 @@ class ActionSpace:
 class StateSpace:
     """Converts the robot's state to the normalized one that the network reads.
 
-    Values within the range of the data are never clipped. Others are clipped to +-`LIMIT`, or as
-    far from 0 as the data go.
+    Without `state.clip`, values within the range of the data are never clipped, and others are
+    clipped to +-`LIMIT`, or as far from 0 as the data go.
     """
 
     LIMIT = 5.0
@@ -99,7 +99,8 @@ class StateSpace:
                 "compute them on this robot's data",
             )
         rules = [config.normalization] * config.size
-        self.normalizer = Normalizer(rules, statistics, self.LIMIT, keeps_data=True)
+        limit = self.LIMIT if config.clip is None else config.clip
+        self.normalizer = Normalizer(rules, statistics, limit, keeps_data=config.clip is None)
 
     def encode(self, state: Tensor) -> Tensor:
         """Physical [B, P] to normalized. Raises WamkitError if P is another size."""

@@ -153,7 +153,20 @@ def fit_to_view(image: Tensor, view: View) -> Tensor:
         image = F.pad(image, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), value=-1.0)
     if image.shape[-2:] == (goal_h, goal_w):
         return image
-    size = (goal_h, goal_w)
+    if view.rounding == "none":
+        return _resize(image, (goal_h, goal_w))
+    image = round_to_uint8(_resize(image, (image.shape[-2], goal_w)))
+    return round_to_uint8(_resize(image, (goal_h, goal_w)))
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
     return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(
         -1, 1
     )
+
+
+def round_to_uint8(image: Tensor) -> Tensor:
+    """Images in [-1, 1] rounded to the 256 levels of 8 bits, halves up."""
+    return torch.floor((image + 1) * 127.5 + 0.5) / 127.5 - 1
