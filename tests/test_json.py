@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import released
 from schemas import FOLDER, expect_valid, validator, verbs_with_json
 
 from wamkit.cli._output import SCHEMA_VERSION
@@ -47,6 +48,10 @@ COMMANDS: dict[str, list[str]] = {
     "diff": ["{home}/spec.toml {home}/spec.toml --set seed=1"],
     "compare": ["{home}/spec.toml {home}/spec.toml --no-measure"],
     "bench": ["{home}/spec.toml --iters 2"],
+    "import": [
+        "{home}/fastwam/libero_uncond_2cam224.pt --dry-run {sizes}",
+        "{home}/fastwam/libero_uncond_2cam224.pt --random-parts --out {home}/imported {sizes}",
+    ],
     "build": ["{home}/spec.toml --out {home}/built"],
     "act": ["{home}/saved --image {home}/image.png --prompt go"],
     "imagine": ["{home}/saved --image {home}/image.png --prompt go --out {home}/future.gif"],
@@ -102,6 +107,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     next((folder / "faulty" / "data").rglob("*.parquet")).unlink()
     wamkit.build(folder / "spec.toml").save(folder / "saved")
     (folder / "demo").mkdir()
+    released.fastwam(folder / "fastwam")
     return folder
 
 
@@ -148,7 +154,7 @@ def test_a_command_prints_what_its_schema_says(
     if name == "demo":
         monkeypatch.setattr("wamkit.cli.demo.command._made", made_without_simulator)
         monkeypatch.setattr("wamkit.cli.demo.page.write", lambda file, *_: file)
-    args = line.format(home=home).split()
+    args = line.format(home=home, sizes=" ".join(released.set_options())).split()
     code, out, err = wamkit(name, *args, "--json")
     assert code in (0, 1), err
     assert expect_valid(name, out)["schema_version"] == SCHEMA_VERSION

@@ -88,12 +88,13 @@ def write_tensors(
     One tensor at a time passes through memory, and each begins at a multiple of 64 bytes where its
     size allows: a mapped tensor then uses the same vector instructions and gives the same values.
     """
-    order = sorted(tensors, key=lambda name: (_bytes(tensors[name]) % ALIGNED != 0, name))
+    known = {name: _describe(tensors, name) for name in tensors}
+    order = sorted(known, key=lambda name: (_bytes(known[name]) % ALIGNED != 0, name))
     head: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name in order:
-        start, end = end, end + _bytes(tensors[name])
-        dtype, shape = DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        start, end = end, end + _bytes(known[name])
+        dtype, shape = DTYPES[known[name].dtype], list(known[name].shape)
         head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(head, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNED)
@@ -102,6 +103,12 @@ def write_tensors(
         for name in order:
             tensor = tensors[name].detach().cpu().contiguous()
             stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _describe(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor with the dtype and shape of one that is written; lazy mappings only state them."""
+    describe = getattr(tensors, "describe", None)
+    return tensors[name] if describe is None else describe(name)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -107,8 +107,7 @@ def load(
     all names share is taken off (`wamkit.checkpoints.prefixes`). Raises WamkitError listing all
     missing, unexpected and misshapen tensors, and those of another kind of dtype.
     """
-    state = model.state_dict(keep_vars=True)
-    expected = {k: tuple(v.shape) for k, v in state.items()}
+    expected = _shapes(model)
     place, prefix = split_prefix(path)
     held = headers(find(path, folders))
     if len(held) > len(expected) + MOST_OTHERS:
@@ -128,10 +127,34 @@ def load(
         entries = select_prefix(entries, prefix, place)
     entries = strip_prefix(entries, fit, place)
     layout = layout_of(entries, layouts, place) if layouts else CheckpointLayout("wamkit", "")
-    found = _rename_entries(entries, layout, expected)
-    _compare({k: v.dtype for k, v in state.items()}, expected, found, path)
-    _assign(model, found, dtype, device)
+    _assign(model, _matched(model, entries, layout, path), dtype, device)
     return layout.name
+
+
+def entries_of(
+    model: nn.Module, entries: Entries, layouts: Sequence[CheckpointLayout], where: str
+) -> dict[str, Entry]:
+    """The entries of a model's tensors, under our names, from those of a checkpoint.
+
+    Raises WamkitError listing all missing, unexpected and misshapen tensors, and those of another
+    kind of dtype.
+    """
+    layout = layout_of(entries, layouts, where) if layouts else CheckpointLayout("wamkit", "")
+    return _matched(model, entries, layout, where)
+
+
+def _matched(
+    model: nn.Module, entries: Entries, layout: CheckpointLayout, where: str | Path
+) -> dict[str, Entry]:
+    expected = _shapes(model)
+    found = _rename_entries(entries, layout, expected)
+    kinds = {k: v.dtype for k, v in model.state_dict(keep_vars=True).items()}
+    _compare(kinds, expected, found, where)
+    return found
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(v.shape) for k, v in model.state_dict(keep_vars=True).items()}
 
 
 def _layout(names: Iterable[str], layouts: Sequence[CheckpointLayout]) -> CheckpointLayout | None:
@@ -219,8 +242,8 @@ def _assign(
     parameters = {name for name, _ in model.named_parameters()}
     whole = sum(file.stat().st_size for file in by_file) <= WHOLE
     origins, bad = {}, []
-    scales, wide = _scales(entries, device), plain_float8_dtype(entries)
-    stored = {name: _saved_dtype(entry) for name, entry in entries.items()}
+    scales, wide = scales_of(entries, device), plain_float8_dtype(entries)
+    stored = {name: saved_dtype(entry) for name, entry in entries.items()}
     for file, names in by_file.items():
         with open_weights(file, device) as source:
             ours = source.metadata.get("writer") == WRITER
@@ -244,12 +267,12 @@ def _assign(
     setattr(model, STORED, stored)
 
 
-def _saved_dtype(entry: Entry) -> torch.dtype:
+def saved_dtype(entry: Entry) -> torch.dtype:
     """The dtype in which a tensor is saved: that of its file, or float32 if it was scaled."""
     return OF_CODE[entry.dtype] if entry.scale is None else torch.float32
 
 
-def _scales(entries: Entries, device: torch.device | str) -> dict[str, Tensor]:
+def scales_of(entries: Entries, device: torch.device | str) -> dict[str, Tensor]:
     """Return the scale of each float8 weight, by the name of the weight in its file."""
     found: dict[str, Tensor] = {}
     by_file: dict[Path, list[Entry]] = {}

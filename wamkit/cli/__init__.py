@@ -32,6 +32,7 @@ VERBS = {
     "explore": "explore.command",
     "compare": "compare",
     "bench": "bench",
+    "import": "import_policy",
     "build": "build",
     "act": "act",
     "imagine": "imagine",

@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 KINDS = ("backbone", "vae", "text_encoder", "action_head", "paradigm")
 """The kinds of part that a policy is made of."""
-ALL_KINDS = (*KINDS, "environment")
-"""Every kind of part: those of a policy, and environments."""
-Kind = Literal["backbone", "vae", "text_encoder", "action_head", "paradigm", "environment"]
+ALL_KINDS = (*KINDS, "environment", "importer")
+"""Every kind of part: those of a policy, environments, and importers of released checkpoints."""
+Kind = Literal[
+    "backbone", "vae", "text_encoder", "action_head", "paradigm", "environment", "importer"
+]
 
 
 class Stage(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
+from .importing import ImporterConfig
 from .parts import (
     ALL_KINDS,
     ActionHeadConfig,
@@ -31,6 +32,7 @@ BASES: Mapping[str, type[Part]] = {
     "action_head": ActionHeadConfig,
     "paradigm": ParadigmConfig,
     "environment": EnvironmentConfig,
+    "importer": ImporterConfig,
 }
 """kind -> the class that parts of that kind are derived from."""
 MUST_DEFINE: Mapping[str, tuple[str, ...]] = {
@@ -40,6 +42,7 @@ MUST_DEFINE: Mapping[str, tuple[str, ...]] = {
     "action_head": ("tokens", "build"),
     "paradigm": ("sees", "program", "build"),
     "environment": ("build",),
+    "importer": ("recognizes", "read"),
 }
 """kind -> members that the part must implement."""
 FACTS: Mapping[str, Mapping[str, Any]] = {

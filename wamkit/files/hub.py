@@ -131,6 +131,20 @@ def pin_revision(path: str, kind: Kind = "model") -> str:
     return f"{HUB}{parts['name']}{parts['path']}@{commit}{mark}{prefix}"
 
 
+def license_of(path: str | Path, kind: Kind = "model") -> str | None:
+    """The license that the card of a repository states; None if there is no card, or it has none.
+
+    It is read from the copy that is here, without the network.
+    """
+    parts = _parse_path(str(path).partition("#")[0])
+    place = cached_path(f"{HUB}{parts['name']}" + f"@{parts['revision']}" * bool(parts["revision"]))
+    card = place / "README.md" if place is not None else None
+    if card is None or not card.is_file():
+        return None
+    found = re.search(r"^license:[ ]*([\w.+ -]+)$", card.read_text(errors="replace"), re.MULTILINE)
+    return found[1].strip() if found else None
+
+
 def _commit_of(revision: str | None, snapshot: Path) -> str:
     """The commit of a snapshot; empty where neither the hub nor the folder names it."""
     return next((n for n in (revision or "", snapshot.name) if _COMMIT.fullmatch(n)), "")

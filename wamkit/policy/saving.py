@@ -56,10 +56,10 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
             f"this policy is {policy.quantized}: only unquantized weights are saved",
             "load it again and save that; quantize a policy each time it is loaded",
         )
-    remember(named_paths(_strip_paths(policy.spec).dump()).values())
+    remember(named_paths(strip_paths(policy.spec).dump()).values())
     with replacing_folder(goal) as part:
         for kind in (*KINDS, *OTHERS):
-            module = _module_to_save(policy, kind)
+            module = module_to_save(policy, kind)
             if module is not None:
                 own = module.state_dict()
                 if state is not None:
@@ -68,7 +68,7 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
         tables = {name: asdict(value) for name, value in policy.statistics.items()}
         (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
         (part / CARD).write_text(model_card(policy))
-        (part / SPEC).write_text(strict_yaml.dumps(_strip_paths(policy.spec).dump()))
+        (part / SPEC).write_text(strict_yaml.dumps(strip_paths(policy.spec).dump()))
     return goal
 
 
@@ -110,7 +110,7 @@ def load(folder: str | Path, overrides: Iterable[str] = (), *, device: str = "cp
     statistics = read_statistics(home / STATISTICS)
     policy = Policy.from_spec(found, statistics=statistics)
     for name in ADAPTERS:
-        if (adapter := _module_to_save(policy, name)) is not None:
+        if (adapter := module_to_save(policy, name)) is not None:
             weights.load(adapter.to("meta"), home / f"{name}.safetensors")
     policy.spec = spec
     policy.to(device)
@@ -138,10 +138,10 @@ def with_files(spec: PolicySpec, home: Path) -> PolicySpec:
         raise WamkitError(
             f"{home} holds files that belong to no part: {', '.join(extra)}", "remove them"
         )
-    shape = Policy.from_spec(_strip_paths(spec), device="meta")
+    shape = Policy.from_spec(strip_paths(spec), device="meta")
     for kind in (*KINDS, *OTHERS):
         wanted, there = (
-            _module_to_save(shape, kind) is not None,
+            module_to_save(shape, kind) is not None,
             (home / f"{kind}.safetensors").is_file(),
         )
         if wanted and not there:
@@ -164,7 +164,7 @@ def _without(spec: PolicySpec, kind: str) -> str:
     return f"the {kind} {part.name} has no weights"
 
 
-def _module_to_save(policy: Policy, kind: str) -> nn.Module | None:
+def module_to_save(policy: Policy, kind: str) -> nn.Module | None:
     """The module whose weights go into the folder; None for parts without any of their own."""
     module = getattr(policy, kind)
     if kind == "text_encoder" and policy.spec.text_encoder.external_weights:
@@ -172,7 +172,7 @@ def _module_to_save(policy: Policy, kind: str) -> nn.Module | None:
     return module if isinstance(module, nn.Module) and module.state_dict() else None
 
 
-def _strip_paths(spec: PolicySpec) -> PolicySpec:
+def strip_paths(spec: PolicySpec) -> PolicySpec:
     """The spec without paths to weights that the folder itself holds.
 
     What stays on the hub is named with the commit that was read.

@@ -1,0 +1,55 @@
+"""Write the table of published systems into README.md and docs/systems.md.
+
+python docs/make_systems.py
+
+Each importer states in `verified.toml` what was compared with the authors' code, and the largest
+difference found; its tests measure these again.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- systems: docs/make_systems.py -->", "<!-- /systems -->"
+HEAD = "| system | specs in `examples/` | verified against the authors' code: largest difference |"
+
+
+def records() -> list[dict[str, Any]]:
+    """What each importer states, by the name of the system."""
+    files = sorted(ROOT.glob("plugins/importers/*/wamkit_*/verified.toml"))
+    found = [tomllib.loads(file.read_text(encoding="utf-8")) for file in files]
+    return sorted(found, key=lambda record: str(record["system"]).lower())
+
+
+def row(record: dict[str, Any], page: str) -> str:
+    """One row of the table; `page` is the way to docs/systems.md."""
+    system = str(record["system"])
+    anchor = re.sub(r"[^a-z0-9 -]", "", system.lower()).replace(" ", "-")
+    specs = ", ".join(f"`{name}`" for name in record.get("specs", []))
+    compared = ", ".join(
+        f"{name} {value:.0e}".replace("e-0", "e-") if value else f"{name} equal"
+        for name, value in record["compared"].items()
+    )
+    missing = ", ".join(record.get("open", {}))
+    cell = (compared or "nothing yet") + (f"; open: {missing}" if missing else "")
+    return f"| [{system}]({page}#{anchor}) | {specs} | {cell} |"
+
+
+def with_table(text: str, page: str) -> str:
+    """A page with its table as the records have it."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = "\n".join(row(record, page) for record in records())
+    return f"{before}{BEGIN}\n{HEAD}\n|---|---|---|\n{rows}\n{END}{after}"
+
+
+PAGES = {ROOT / "README.md": "docs/systems.md", ROOT / "docs" / "systems.md": ""}
+"""File -> the way from it to docs/systems.md."""
+
+if __name__ == "__main__":
+    for file, page in PAGES.items():
+        file.write_text(with_table(file.read_text(encoding="utf-8"), page), encoding="utf-8")

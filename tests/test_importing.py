@@ -1,0 +1,161 @@
+"""A released checkpoint becomes a policy folder; a damaged or foreign one is refused whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import released
+import torch
+
+from wamkit.config.importing import ImporterConfig
+from wamkit.config.registry import registry
+from wamkit.errors import WamkitError
+from wamkit.policy.importing import plan_import
+from wamkit.policy.observation import Observation
+from wamkit.policy.policy import Policy
+
+Run = Callable[..., tuple[int, str, str]]
+ALL = [registry().get("importer", name) for name in registry().names("importer")]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return released.fastwam(tmp_path_factory.mktemp("released"))
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plan = plan_import(checkpoint, None, released.SIZES)
+    return plan.write(tmp_path_factory.mktemp("imported") / "policy", random_parts=True)
+
+
+def copied(checkpoint: Path, folder: Path) -> Path:
+    """The files of a checkpoint in another folder; the file of weights."""
+    shutil.copytree(checkpoint.parent, folder, dirs_exist_ok=True)
+    return folder / checkpoint.name
+
+
+def test_an_imported_policy_holds_the_weights_and_statistics_of_the_checkpoint(
+    checkpoint: Path, folder: Path
+) -> None:
+    policy = Policy.load(folder)
+    theirs = torch.load(checkpoint, weights_only=True)
+    ours = sum(
+        p.numel()
+        for part in (policy.backbone, policy.action_head)
+        for p in part.parameters()  # type: ignore[attr-defined]
+    )
+    assert ours == sum(
+        p.numel() for t in (theirs["mot"], theirs["proprio_encoder"]) for p in t.values()
+    )
+    assert policy.statistics["action"].max == (3.0,) * 4
+    assert policy.statistics["state"].q99 == (2.5,) * 3
+
+
+def test_an_imported_policy_acts_the_same_after_it_is_saved_and_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
+    policy = Policy.load(folder)
+    again = Policy.load(policy.save(tmp_path / "again"))
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (1, 1, 3, 40, 60), dtype=torch.uint8, generator=rng)
+    observation = Observation({"image": image}, "pick up the cup", torch.tensor([[0.1, 0.2, 0.3]]))
+    first, second = (p.act(observation, seed=1).values for p in (policy, again))
+    assert torch.equal(first, second)
+
+
+def test_the_dry_run_of_an_import_writes_nothing(checkpoint: Path, wamkit: Run) -> None:
+    before = sorted(checkpoint.parent.iterdir())
+    code, out, _ = wamkit("import", checkpoint, "--dry-run", *released.set_options())
+    assert code == 0
+    assert "recognized by the importer fastwam" in out
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def test_parts_that_the_checkpoint_lacks_are_asked_for_with_their_published_place(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    plan = plan_import(checkpoint, None, released.SIZES)
+    with pytest.raises(WamkitError, match="does not hold every part") as found:
+        plan.write(tmp_path / "policy")
+    assert "--set vae.weights=" in found.value.hint
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_tensor_that_no_part_knows_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    payload = torch.load(checkpoint, weights_only=True)
+    payload["critic"] = {"weight": torch.zeros(2, 2)}
+    torch.save(payload, copied(checkpoint, tmp_path))
+    with pytest.raises(WamkitError, match=r"belong to no part: critic\.weight"):
+        plan_import(tmp_path / "libero_uncond_2cam224.pt", None, released.SIZES)
+
+
+def test_missing_tensors_of_all_parts_are_named_at_once(checkpoint: Path, tmp_path: Path) -> None:
+    payload = torch.load(checkpoint, weights_only=True)
+    del payload["mot"]["mixtures.video.blocks.1.norm3.weight"]
+    del payload["mot"]["mixtures.action.head.weight"]
+    torch.save(payload, copied(checkpoint, tmp_path))
+    with pytest.raises(WamkitError, match=r"(?s)norm2\.weight.*action_decoder\.weight"):
+        plan_import(tmp_path / "libero_uncond_2cam224.pt", None, released.SIZES)
+
+
+def test_a_truncated_file_is_refused_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    file = copied(checkpoint, tmp_path)
+    file.write_bytes(checkpoint.read_bytes()[:5000])
+    with pytest.raises(WamkitError, match="libero_uncond"):
+        plan_import(file, None, released.SIZES)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_value_that_is_not_finite_is_named_and_nothing_is_written(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    payload = torch.load(checkpoint, weights_only=True)
+    payload["mot"]["mixtures.action.head.weight"][0, 0] = float("nan")
+    file = copied(checkpoint, tmp_path)
+    torch.save(payload, file)
+    plan = plan_import(file, None, released.SIZES)
+    with pytest.raises(WamkitError, match=r"mixtures\.action\.head\.weight.*nan"):
+        plan.write(tmp_path / "policy", random_parts=True)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_weights_of_another_kind_are_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
+    with pytest.raises(WamkitError, match="no checkpoint that an importer recognizes") as found:
+        plan_import(tmp_path / "other.pt")
+    assert "wamkit list importer" in found.value.hint
+
+
+def test_a_system_that_did_not_release_it_is_refused_with_the_one_that_did(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
+    with pytest.raises(WamkitError, match="is no checkpoint of fastwam"):
+        plan_import(tmp_path / "other.pt", "fastwam")
+    with pytest.raises(WamkitError, match="no importer is called"):
+        plan_import(checkpoint, "fastwan")
+
+
+def test_statistics_of_another_robot_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    file = copied(checkpoint, tmp_path)
+    stats = tmp_path / f"{file.stem}_dataset_stats.json"
+    tables = json.loads(stats.read_text())
+    rows = tables["state"]["default"]
+    tables["state"]["default"] = {row: values[:2] for row, values in rows.items()}
+    stats.write_text(json.dumps(tables))
+    with pytest.raises(WamkitError, match="statistics of state have 2 values, the policy 3"):
+        plan_import(file, None, released.SIZES)
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.model_fields["name"].default)
+def test_an_importer_states_license_and_source_and_what_was_compared(
+    cls: type[ImporterConfig],
+) -> None:
+    assert cls.source.startswith("https://")
+    assert cls.license != "Apache-2.0" or "Apache" in cls.license
+    assert all(value >= 0 for value in cls.verified.values())

@@ -1,0 +1,38 @@
+"""The table of published systems says what the importers state, and their specs are those here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "systems.md"
+
+
+def _script() -> Any:
+    found = importlib.util.spec_from_file_location("make_systems", ROOT / "docs/make_systems.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+SCRIPT = _script()
+
+
+@pytest.mark.parametrize("file", SCRIPT.PAGES, ids=lambda file: file.name)
+def test_the_table_of_systems_is_that_of_the_records(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text == SCRIPT.with_table(text, SCRIPT.PAGES[file]), "run python docs/make_systems.py"
+
+
+@pytest.mark.parametrize("record", SCRIPT.records(), ids=lambda record: record["system"])
+def test_a_system_has_a_section_and_its_specs_exist(record: dict[str, Any]) -> None:
+    assert f"\n## {record['system']}\n" in PAGE.read_text(encoding="utf-8")
+    assert record["repository"].startswith("https://")
+    for name in record.get("specs", []):
+        text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+        assert record["commit"] in text, f"examples/{name} names another commit"

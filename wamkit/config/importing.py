@@ -1,0 +1,85 @@
+"""The sixth kind of part: a reader of the checkpoints that a published system released; no torch.
+
+An importer recognizes a checkpoint by its files and tensor names, and states how it becomes a
+policy: the spec, which tensors are which part's, the statistics, what is left out and why. Reading,
+checking and writing are the same for all (`wamkit.policy.importing`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .kinds import Kind
+from .parts import Part
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The tensors of a checkpoint that belong to one part."""
+
+    pattern: str
+    """Regular expression that their names match."""
+    rules: tuple[tuple[str, str], ...] = ()
+    """Regular expressions and replacements, applied in order: to the names that a layout knows."""
+    layouts: Sequence[Any] | None = None
+    """The layouts of the new names (`wamkit.checkpoints.safetensors.CheckpointLayout`); the
+    part's own (`Weighted.layouts`) if left open."""
+    folder: str = ""
+    """Subfolder of the checkpoint that holds them, such as "transformer"."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How a checkpoint becomes a policy, as an importer states it."""
+
+    spec: Mapping[str, Any]
+    """The composition, as the tables of a spec file."""
+    weights: Mapping[str, Selection]
+    """Kind of part (or "conditioner") -> its tensors."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Regular expression of names that are not read -> the reason."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Kind of part that the checkpoint lacks -> where its weights are published (hf:owner/name)."""
+    statistics: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    """"action" and "state" -> rows as of `wamkit.policy.normalization.Statistics`."""
+    system: str = ""
+    """Name of the system and the release, such as "Fast-WAM (LIBERO)"."""
+    license: str = "not stated"
+    """License of the weights."""
+    notes: Sequence[str] = ()
+    """Facts that the user should know: conventions of cameras and actions, assumptions."""
+    untested: Sequence[str] = ()
+    """What was not compared with the authors' code."""
+
+
+def read_verified(module_file: str) -> dict[str, float]:
+    """What was compared -> the largest difference, from `verified.toml` next to a module."""
+    file = Path(module_file).with_name("verified.toml")
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    return {name: float(value) for name, value in table["compared"].items()}
+
+
+class ImporterConfig(Part):
+    """A reader of released checkpoints; `wamkit import` uses it."""
+
+    kind: ClassVar[Kind] = "importer"
+    verified: ClassVar[Mapping[str, float]] = {}
+    """What was compared with the authors' code -> the largest difference found."""
+
+    def recognizes(self, source: Any) -> bool:
+        """True if `source` is a checkpoint of this system, by its files and tensor names.
+
+        `source` is a `wamkit.checkpoints.source.Source`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must recognize its checkpoints")
+
+    def read(self, source: Any) -> Imported:
+        """State how `source` becomes a policy.
+
+        Raises WamkitError if something is missing or contradicts the rest.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must read its checkpoints")

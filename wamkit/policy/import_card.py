@@ -1,0 +1,91 @@
+"""The model card of an imported policy: what it is, where it came from, what was verified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..config.parts import KINDS
+from ..files.printable import escape_markdown
+
+if TYPE_CHECKING:
+    from .importing import ImportPlan
+
+
+def import_card(plan: ImportPlan) -> str:
+    """A model card in Markdown: source, license, parts, conventions, what was verified."""
+    spec, imported = plan.spec, plan.imported
+    system = escape_markdown(imported.system or plan.importer.name)
+    license = plan.source.hub_license or imported.license
+    rows = []
+    for kind in KINDS:
+        part: Any = getattr(spec, kind)
+        if kind in plan.weights:
+            came = f"{plan.source.origin} ({len(plan.weights[kind])} tensors)"
+        elif getattr(part, "weights", None):
+            came = str(part.weights)
+        else:
+            came = "random weights" if kind in plan.missing else "no weights"
+        cells = (kind, part.name, came, part.license)
+        rows.append(f"| {' | '.join(map(escape_markdown, cells))} |")
+    table = "\n".join(rows)
+    cameras = "; ".join(
+        f"{view.name} {view.size[0]}x{view.size[1]}"
+        + f", turned by {view.rotate} degrees" * bool(view.rotate)
+        + f", flipped {view.flip}" * (view.flip != "none")
+        for view in spec.cameras.views
+    )
+    groups = "; ".join(
+        f"{group.name} ({group.size}, {group.kind}, {group.normalization})"
+        for group in spec.actions.groups
+    )
+    compared = "\n".join(
+        f"- {name}: largest difference {value:.1e}" if value else f"- {name}: equal"
+        for name, value in plan.importer.verified.items()
+    )
+    dropped = "\n".join(f"- {len(names)} tensors: {r}" for r, names in plan.dropped.items())
+    notes = "\n".join(f"- {escape_markdown(line)}" for line in imported.notes)
+    untested = "\n".join(f"- {escape_markdown(line)}" for line in imported.untested)
+    have = ", ".join(sorted(plan.statistics)) or "none: values stay normalized"
+    return f"""---
+library_name: wamkit
+pipeline_tag: robotics
+license: {license.lower() if license != "not stated" else "other"}
+tags: [wamkit, robotics, world-action-model]
+---
+
+# {system}
+
+Imported by wamkit {__version__} from {escape_markdown(plan.source.origin)} with the importer
+`{plan.importer.name}` ({plan.importer.source}). License of the weights: {license}.
+
+    wamkit act FOLDER --image {spec.cameras.views[0].name}=FILE --prompt "..."
+
+| part | name | weights came from | license |
+|---|---|---|---|
+{table}
+
+- Cameras, in this order, {spec.cameras.layout} on {spec.cameras.canvas[0]}x\
+{spec.cameras.canvas[1]} pixels: {cameras}.
+- State: {spec.state.size} values ({spec.state.normalization}).
+- Actions: {spec.actions.chunk_size} x {spec.actions.size} at {spec.actions.control_hz:g} Hz: \
+{groups}.
+- Statistics: {have}.
+- Prompt: `{escape_markdown(spec.text_encoder.prompt_template)}`
+
+## Compared with the authors' code, at tiny size
+
+{compared or "Nothing was compared."}
+
+## Not verified
+
+{untested or "- The released weights themselves were not run here."}
+
+## Not read
+
+{dropped or "Every tensor of the checkpoint is used."}
+
+## Notes
+
+{notes or "None."}
+"""

@@ -1,0 +1,326 @@
+"""Import a released checkpoint: recognize it, plan what becomes of every tensor, write a policy.
+
+A plan is made from headers alone; nothing is written before every tensor of the checkpoint is
+accounted for and every part has all of its weights. Tensors pass through memory one at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoints.files import Entry
+from ..checkpoints.formats import few
+from ..checkpoints.lazy import LazyTensors
+from ..checkpoints.safetensors import entries_of, write
+from ..checkpoints.source import Source
+from ..config.check import check
+from ..config.importing import Imported, ImporterConfig
+from ..config.parts import KINDS
+from ..config.registry import registry
+from ..config.spec import PolicySpec, override, parse, parse_part
+from ..errors import SpecError, WamkitError, did_you_mean
+from ..files import strict_json, strict_yaml
+from ..files.durable import replacing_folder
+from .import_card import import_card
+from .normalization import Statistics
+from .policy import Policy
+from .saving import CARD, OTHERS, SPEC, STATISTICS, check_writable, module_to_save, strip_paths
+
+PREFIX = "importer."
+"""Beginning of the keys that set options of the importer, not of the spec."""
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """What an import will write, and from where."""
+
+    source: Source
+    importer: ImporterConfig
+    imported: Imported
+    spec: PolicySpec
+    """With the paths of parts that are published elsewhere."""
+    weights: Mapping[str, Mapping[str, Entry]]
+    """Kind of part -> its tensors by our names, each with its place in the checkpoint."""
+    dropped: Mapping[str, tuple[str, ...]]
+    """Reason -> names of tensors of the checkpoint that are not read."""
+    statistics: Mapping[str, Statistics]
+    missing: tuple[str, ...]
+    """Kinds of part that the checkpoint lacks and no path names: they get random weights."""
+
+    def write(self, out: str | Path, *, random_parts: bool = False) -> Path:
+        """Write the policy folder atomically; return its path.
+
+        Parts that are published elsewhere are read from the paths that the spec names. With
+        `random_parts`, those in `missing` get random weights instead of being asked for.
+
+        Raises:
+            WamkitError: A part has no weights, a value is not finite, or the folder cannot be
+                written; nothing is left half-written.
+        """
+        goal = check_writable(out)
+        if self.missing and not random_parts:
+            raise WamkitError(*self._missing_parts())
+        with replacing_folder(goal) as part:
+            for kind in (*KINDS, *OTHERS):
+                if kind in self.weights:
+                    entries = self.weights[kind]
+                    write(LazyTensors(entries), part / f"{kind}.safetensors")
+            self._write_other_parts(part)
+            tables = {name: asdict(value) for name, value in self.statistics.items()}
+            (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
+            (part / CARD).write_text(import_card(self))
+            (part / SPEC).write_text(strict_yaml.dumps(strip_paths(self.spec).dump()))
+        return goal
+
+    def _write_other_parts(self, folder: Path) -> None:
+        """Write the parts that are not in the checkpoint: from their own files, or random."""
+        others = [k for k in (*KINDS, *OTHERS) if k not in self.weights and self._has_weights(k)]
+        if not others:
+            return
+        for kind in others:
+            if kind not in ("vae", "text_encoder"):
+                raise WamkitError(
+                    f"the importer {self.importer.name} states no tensors for the {kind}",
+                    "this is a fault of the importer",
+                )
+            part = getattr(self.spec, kind)
+            if kind == "text_encoder" and part.external_weights:
+                continue
+            module = part.build()
+            if isinstance(module, nn.Module) and module.state_dict():
+                write(module.state_dict(), folder / f"{kind}.safetensors")
+
+    def _has_weights(self, kind: str) -> bool:
+        return module_to_save(shape_of(self.spec), kind) is not None
+
+    def _missing_parts(self) -> tuple[str, str]:
+        lines = [
+            f"{kind}: {self.imported.elsewhere.get(kind, 'no published place is known')}"
+            for kind in self.missing
+        ]
+        return (
+            "the checkpoint does not hold every part, and these have no weights yet\n  "
+            + "\n  ".join(lines),
+            "name a local folder or the hub: "
+            + " ".join(
+                f"--set {kind}.weights={self.imported.elsewhere.get(kind, 'FOLDER')}"
+                for kind in self.missing
+            ),
+        )
+
+
+def plan_import(
+    path: str | Path, system: str | None = None, overrides: Iterable[str] = ()
+) -> ImportPlan:
+    """Plan the import of the checkpoint at `path`, from headers and settings alone.
+
+    Args:
+        path: A file, a folder, or hf:owner/name.
+        system: Name of an importer; None to recognize it.
+        overrides: "KEY=VALUE" for the spec, or "importer.KEY=VALUE" for the importer.
+
+    Raises:
+        WamkitError: No importer, or several, recognize it; a tensor is not accounted for, missing
+            or misshapen; statistics are damaged; the composition has conflicts.
+    """
+    source = Source(path)
+    own = [text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX)]
+    rest = [text for text in overrides if not text.startswith(PREFIX)]
+    importer = choose_importer(source, system, own)
+    imported = importer.read(source)
+    raw = override(dict(imported.spec), rest)
+    if conflicts := check(raw):
+        raise SpecError(conflicts, f"what {importer.name} reads in {path}")
+    spec = parse(raw, str(path))
+    weights, used = _assign_tensors(source, imported, spec)
+    dropped = _account_for_rest(source, imported, used)
+    statistics = {
+        name: Statistics.parse(table, f"{path}: {name}")
+        for name, table in imported.statistics.items()
+    }
+    for name, size in (("action", spec.actions.size), ("state", spec.state.size)):
+        if name in statistics and len(statistics[name].min) != size:
+            raise WamkitError(
+                f"the statistics of {name} have {len(statistics[name].min)} values, the policy "
+                f"{size}",
+                "these are the statistics of another robot: name those of this checkpoint",
+            )
+    shape = shape_of(spec)
+    missing = tuple(
+        kind
+        for kind in ("vae", "text_encoder")
+        if kind not in weights
+        and getattr(spec, kind).weights is None
+        and getattr(getattr(spec, kind), "embeddings_file", None) is None
+        and module_to_save(shape, kind) is not None
+    )
+    return ImportPlan(source, importer, imported, spec, weights, dropped, statistics, missing)
+
+
+def choose_importer(
+    source: Source, system: str | None, overrides: Iterable[str] = ()
+) -> ImporterConfig:
+    """The importer that is named, or the one that recognizes `source`.
+
+    Raises WamkitError if none or several do, with what the checkpoint holds.
+    """
+    found = registry()
+    names = found.names("importer")
+    if system is not None:
+        if system not in names:
+            found.get("importer", system)  # raises, with the nearest name
+        raw = override({"name": system}, overrides)
+        importer: Any = parse_part("importer", raw)
+        if not importer.recognizes(source):
+            others = [n for n in names if n != system and _parse(n).recognizes(source)]
+            raise WamkitError(
+                f"{source.path} is no checkpoint of {system}: {_describe(source)}",
+                f"it looks like one of {', '.join(others)}: --system {others[0]}"
+                if others
+                else "name the file or folder that this system released",
+            )
+        return importer  # type: ignore[no-any-return]
+    fitting = [name for name in names if _parse(name).recognizes(source)]
+    if len(fitting) == 1:
+        return parse_part("importer", override({"name": fitting[0]}, overrides))  # type: ignore[return-value]
+    if fitting:
+        raise WamkitError(
+            f"{source.path} may be a checkpoint of {' or of '.join(fitting)}",
+            f"say which: --system {fitting[0]}",
+        )
+    raise WamkitError(
+        f"{source.path} is no checkpoint that an importer recognizes: {_describe(source)}; "
+        f"there are importers for {', '.join(names) or 'nothing'}",
+        "`wamkit list importer` says what each reads; weights of a single part are named in a spec "
+        "instead: backbone.weights = FILE",
+    )
+
+
+def _parse(name: str) -> ImporterConfig:
+    return parse_part("importer", {"name": name})  # type: ignore[return-value]
+
+
+def _describe(source: Source) -> str:
+    """What a checkpoint holds, in one line."""
+    try:
+        names = list(source.tensors)
+    except WamkitError as error:
+        return error.what
+    first = sorted({name.partition(".")[0] for name in names})
+    return f"it holds {len(names):,} tensors, named {few([f'{n}.*' for n in first])}"
+
+
+def shape_of(spec: PolicySpec) -> Policy:
+    """The policy on the meta device, without any file of weights."""
+    return Policy.from_spec(strip_paths(spec), device="meta")
+
+
+def _assign_tensors(
+    source: Source, imported: Imported, spec: PolicySpec
+) -> tuple[dict[str, dict[str, Entry]], set[tuple[str, str]]]:
+    """Kind -> its tensors by our names, and the (folder, name) of every tensor that is used.
+
+    Raises WamkitError with the faults of all parts at once.
+    """
+    shape = shape_of(spec)
+    found: dict[str, dict[str, Entry]] = {}
+    used: set[tuple[str, str]] = set()
+    faults: list[WamkitError] = []
+    for kind, selection in imported.weights.items():
+        module = module_to_save(shape, kind)
+        if module is None:
+            raise WamkitError(
+                f"the importer states tensors for the {kind}, and the policy has no such weights",
+                did_you_mean(kind, (*KINDS, *OTHERS), "this is a fault of the importer"),
+            )
+        held = source.tensors_in(selection.folder)
+        own: dict[str, Entry] = {}
+        for name, entry in held.items():
+            if not re.search(selection.pattern, name):
+                continue
+            if any(re.search(pattern, name) for pattern in imported.dropped):
+                continue
+            new = name
+            for pattern, replacement in selection.rules:
+                new = re.sub(pattern, replacement, new)
+            own[new] = entry
+            used.add((selection.folder, name))
+        layouts = selection.layouts
+        if layouts is None:
+            part = getattr(spec, kind, None)
+            layouts = part.layouts() if part is not None else ()
+        try:
+            found[kind] = entries_of(module, own, layouts, f"{kind} in {source.path}")
+        except WamkitError as error:
+            faults.append(error)
+    if faults:
+        raise WamkitError("\n".join(error.what for error in faults), faults[0].hint)
+    return found, used
+
+
+def _account_for_rest(
+    source: Source, imported: Imported, used: set[tuple[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    """Reason -> names that are dropped.
+
+    Raises WamkitError if a tensor has neither use nor reason.
+    """
+    folders = {selection.folder for selection in imported.weights.values()}
+    dropped: dict[str, list[str]] = {}
+    unknown = []
+    for folder in sorted(folders):
+        for name in source.tensors_in(folder):
+            if (folder, name) in used:
+                continue
+            reason = next((r for p, r in imported.dropped.items() if re.search(p, name)), None)
+            if reason is None:
+                unknown.append(name)
+            else:
+                dropped.setdefault(reason, []).append(name)
+    if unknown:
+        raise WamkitError(
+            f"{len(unknown)} tensors of {source.path} belong to no part: {few(sorted(unknown))}",
+            "this checkpoint is of another version of the system than the importer reads",
+        )
+    return {reason: tuple(sorted(names)) for reason, names in dropped.items()}
+
+
+def plan_summary(plan: ImportPlan) -> dict[str, Any]:
+    """The plan as plain data, for `--json` and the table of `--dry-run`."""
+    parts = {}
+    for kind in KINDS:
+        part: Any = getattr(plan.spec, kind)
+        entries = plan.weights.get(kind)
+        if entries is not None:
+            came = f"{plan.source.origin}"
+        elif getattr(part, "weights", None):
+            came = str(part.weights)
+        elif kind in plan.missing:
+            came = f"missing: {plan.imported.elsewhere.get(kind, 'no published place is known')}"
+        else:
+            came = "no weights"
+        parts[kind] = {
+            "name": part.name,
+            "from": came,
+            "tensors": len(entries or ()),
+            "parameters": sum(prod(e.shape) for e in (entries or {}).values()),
+        }
+    return {
+        "system": plan.imported.system or plan.importer.name,
+        "importer": plan.importer.name,
+        "source": plan.source.origin,
+        "license": plan.source.hub_license or plan.imported.license,
+        "parts": parts,
+        "dropped": {reason: list(names) for reason, names in plan.dropped.items()},
+        "statistics": sorted(plan.statistics),
+        "notes": list(plan.imported.notes),
+        "verified": dict(plan.importer.verified),
+        "untested": list(plan.imported.untested),
+    }
