@@ -86,6 +86,9 @@ class ScheduleConfig(Section):
     """Parameters of `timestep_sampling`; those left out are as published."""
     bf16_timesteps: bool = False
     """Round training levels to bfloat16 in thousandths, as Fast-WAM's released runs did."""
+    bf16_sampling: bool = False
+    """Round timesteps (in thousandths) and step lengths of Euler sampling to bfloat16, as the code
+    that Fast-WAM was evaluated with does."""
     shared_sigma: bool = False
     """Train this modality at the level of the other one instead of a level of its own."""
     loss_weighting: Literal["bell", "none"] = "bell"
@@ -119,6 +122,11 @@ class ScheduleConfig(Section):
                     f"{name} belongs to timestep_sampling {homes}, not to "
                     f"{self.timestep_sampling}; leave it out or change timestep_sampling"
                 )
+        if self.bf16_sampling and self.solver != "euler":
+            raise ValueError(
+                f"bf16_sampling rounds the steps of the euler solver, found {self.solver}; "
+                'leave it out, or write solver = "euler"'
+            )
         if self.sigma_min >= self.sigma_max:
             raise ValueError(
                 f"sigma_min must be below sigma_max, found {self.sigma_min} and {self.sigma_max}"

@@ -83,8 +83,9 @@ class View(Section):
     """Degrees counter-clockwise, before the resize."""
     flip: Literal["none", "horizontal", "vertical"] = "none"
     """Applied after the rotation."""
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
-    """How an image of another shape is made to fit: distorted, cut at the center, or framed."""
+    fit: Literal["stretch", "crop", "cover", "pad"] = "stretch"
+    """How an image of another shape is made to fit: distorted; cut at the center and resized;
+    resized until it covers the size and then cut at the center; or framed."""
     rounding: Literal["none", "uint8"] = "none"
     """`uint8`: a resized image is rounded to whole 8-bit levels after each axis, width first, as
     Pillow does with 8-bit images; systems whose evaluation resizes by Pillow need it."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config.noise_schedule import TWICE, ScheduleConfig, check_steps
 from ..errors import WamkitError
 from .device import to_device
-from .samplers import SOLVERS, Sampler
+from .samplers import SOLVERS, RoundedEuler, Sampler
 
 if TYPE_CHECKING:
     from ..config.spec import PolicySpec
@@ -326,9 +326,8 @@ class NoiseSchedule:
                 raise ValueError("consistency steps add fresh noise: pass rng=...")
             return draw_noise((count, *noise.shape), noise, rng, axis=1)
 
-        return SOLVERS[c.solver](
-            noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise
-        )
+        solver = RoundedEuler if c.bf16_sampling else SOLVERS[c.solver]
+        return solver(noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise)
 
     def sample(self, shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
         """Training levels, float32 in [0, 1], as `timestep_sampling` says."""

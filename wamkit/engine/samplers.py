@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from .levels import Level, level_in_run
@@ -82,6 +83,20 @@ class Euler(Sampler):
 
     def _step(self, velocity: Tensor, place: int) -> Tensor:
         return self.x + (self.nodes[place + 1] - self.nodes[place]) * velocity
+
+
+class RoundedEuler(Euler):
+    """Euler with the rounding of a run in bfloat16: of timesteps, in thousandths, and of steps."""
+
+    def _evaluated(self) -> tuple[float, ...]:
+        return tuple(_bfloat16(1000 * s) / 1000 for s in self.nodes[:-1])
+
+    def _step(self, velocity: Tensor, place: int) -> Tensor:
+        return self.x + _bfloat16(self.nodes[place + 1] - self.nodes[place]) * velocity
+
+
+def _bfloat16(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32).bfloat16())
 
 
 class Midpoint(Sampler):

@@ -142,6 +142,11 @@ def fit_to_view(image: Tensor, view: View) -> Tensor:
         image = image.flip(-1 if view.flip == "horizontal" else -2)
     height, width = image.shape[-2:]
     goal_h, goal_w = view.size
+    if view.fit == "cover":
+        scale = max(goal_h / height, goal_w / width)
+        image = _resized(image, (round(height * scale), round(width * scale)), view)
+        top, left = (image.shape[-2] - goal_h) // 2, (image.shape[-1] - goal_w) // 2
+        return image[..., top : top + goal_h, left : left + goal_w]
     if view.fit != "stretch":
         # The largest box of the goal's shape inside the image, or the smallest one around it.
         wide = width * goal_h > height * goal_w
@@ -151,22 +156,21 @@ def fit_to_view(image: Tensor, view: View) -> Tensor:
             box_h, box_w = max(1, round(width * goal_h / goal_w)), width
         dy, dx = box_h - height, box_w - width
         image = F.pad(image, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), value=-1.0)
-    if image.shape[-2:] == (goal_h, goal_w):
-        return image
-    if view.rounding == "none":
-        return _resize(image, (goal_h, goal_w))
-    image = round_to_uint8(_resize(image, (image.shape[-2], goal_w)))
-    return round_to_uint8(_resize(image, (goal_h, goal_w)))
+    return _resized(image, (goal_h, goal_w), view)
 
 
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(image: Tensor, size: tuple[int, int], view: View) -> Tensor:
+    """Images in [-1, 1] at another size, rounded as the view says."""
     if image.shape[-2:] == size:
         return image
-    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(
-        -1, 1
-    )
+    if view.rounding == "none":
+        return _interpolate(image, size).clamp(-1, 1)
+    levels = torch.round((image + 1) * 127.5)  # whole numbers, so that halves are exact
+    for goal in ((image.shape[-2], size[1]), size):
+        if levels.shape[-2:] != goal:
+            levels = torch.floor(_interpolate(levels, goal) + 0.5)
+    return levels.clamp(0, 255) / 127.5 - 1
 
 
-def round_to_uint8(image: Tensor) -> Tensor:
-    """Images in [-1, 1] rounded to the 256 levels of 8 bits, halves up."""
-    return torch.floor((image + 1) * 127.5 + 0.5) / 127.5 - 1
+def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)

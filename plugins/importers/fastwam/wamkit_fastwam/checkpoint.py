@@ -176,7 +176,7 @@ def _groups(size: int, processor: Mapping[str, Any], rule: str | None) -> list[d
         if groups and groups[-1]["kind"] == kind:
             groups[-1]["size"] += 1
         else:
-            groups.append({"name": f"group{len(groups)}", "size": 1, "kind": kind})
+            groups.append({"name": f"{kind}{len(groups)}", "size": 1, "kind": kind})
     for group in groups:
         group |= {"normalization": NORMALIZATION[rule]} if rule else {}
     return groups
@@ -189,7 +189,12 @@ def _cameras(images: list[Mapping[str, Any]], data: Mapping[str, Any]) -> dict[s
             f"config.yaml lays cameras out as {mode!r}; known are {', '.join(LAYOUTS)}",
             "this layout of Fast-WAM is not read",
         )
-    views = [{"name": entry["key"], "size": list(entry["shape"][1:])} for entry in images]
+    # Both evaluations resize by Pillow; that of LIBERO keeps the ratio, that of RoboTwin does not.
+    fit = "stretch" if mode == "robotwin" else "cover"
+    views = [
+        {"name": entry["key"], "size": list(entry["shape"][1:]), "fit": fit, "rounding": "uint8"}
+        for entry in images
+    ]
     if mode == "robotwin":  # sizes are fixed in the code: head 256 x 320, wrists 128 x 160
         for view, size in zip(views, ([256, 320], [128, 160], [128, 160]), strict=True):
             view["size"] = size

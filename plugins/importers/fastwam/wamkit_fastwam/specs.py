@@ -45,8 +45,8 @@ LIBERO: dict[str, Any] = {
     "cameras": {
         "layout": "side_by_side",
         "views": [
-            {"name": "image", "size": [224, 224], "fit": "crop", "rounding": "uint8"},
-            {"name": "wrist_image", "size": [224, 224], "fit": "crop", "rounding": "uint8"},
+            {"name": "image", "size": [224, 224], "fit": "cover", "rounding": "uint8"},
+            {"name": "wrist_image", "size": [224, 224], "fit": "cover", "rounding": "uint8"},
         ],
     },
 }
