@@ -14,7 +14,7 @@ SETTINGS = ("threads",)
 CHOICES = ("mode", "quantized", "dtype")
 """Keys of a report that are compared: ratios are printed, and differences reported."""
 SOFTWARE = ("wamkit", "torch", "python")
-FREE = ("dtype", "seed", "weights", "derived_from", "embeddings_file")
+FREE = ("dtype", "seed", "weights", "derived_from", "lora", "lora_scale", "embeddings_file")
 """Keys of a spec, anywhere in it, that do not change how much there is to compute."""
 
 

@@ -32,6 +32,20 @@ ALIGNED = 64  # bytes; what torch gives its own tensors
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter that is added to a weight when that is read: scale * up @ down."""
+
+    down: Entry
+    """[rank, in], or [rank, in, ...] of a convolution."""
+    up: Entry
+    """[out, rank]."""
+    alpha: Entry | None = None
+    """A scalar that states scale * rank, if the file holds one."""
+    scale: float | None = None
+    """alpha / rank; none until it is known (`wamkit.checkpoints.lora.resolve_lora_scales`)."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """A tensor in a file, or a range of its rows, as its header describes it."""
 
@@ -47,6 +61,8 @@ class Entry:
     """Entry of the scale that a float8 weight is multiplied by."""
     stored: tuple[int, ...] = ()
     """Its shape in the file."""
+    adapter: Adapter | None = None
+    """The LoRA adapter that is merged into it when it is read (`wamkit.checkpoints.lora`)."""
 
 
 def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
@@ -139,10 +155,16 @@ class Reader:
     metadata: Mapping[str, str]
     device: torch.device
 
-    def tensor(self, entry: Entry, scale: Tensor | None = None) -> Tensor:
+    def tensor(
+        self,
+        entry: Entry,
+        scale: Tensor | None = None,
+        factors: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Read the tensor of an entry: its `rows`, in its `shape`, halves exchanged if it says so.
 
-        A float8 weight is first multiplied by its `scale`, in float32.
+        A float8 weight is first multiplied by its `scale`, in float32. `factors` are those of its
+        adapter, down and up: their product is added (`merge_adapter`).
         """
         if scale is not None:
             whole = self.tensor(replace(entry, rows=None, swap_halves=False, shape=(-1,)))
@@ -155,8 +177,32 @@ class Reader:
             tensor = self.source.get_slice(entry.name)[entry.rows[0] : entry.rows[1]]
         else:
             tensor = self.source.get_tensor(entry.name)
+        if factors is not None:
+            assert entry.adapter is not None and entry.adapter.scale is not None
+            down, up = factors
+            up = up if entry.rows is None else up[entry.rows[0] : entry.rows[1]]
+            tensor = merge_adapter(tensor, down, up, entry.adapter.scale)
         tensor = tensor.reshape(entry.shape)
         return torch.cat(tensor.chunk(2)[::-1]) if entry.swap_halves else tensor
+
+
+def merge_adapter(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """Return weight + scale * up @ down, computed in float32, or float64 where one of them is.
+
+    The result has the widest dtype of the three, so that it is rounded at most once.
+    """
+    dtype = merged_dtype(weight.dtype, down.dtype, up.dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    change = up.to(wide).flatten(1) @ down.to(wide).flatten(1)
+    return (weight.to(wide) + scale * change.reshape(weight.shape)).to(dtype)
+
+
+def merged_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The widest of these dtypes of floats; float8 is none that anything is rounded to."""
+    found = torch.bfloat16 if dtypes[0].itemsize == 1 else dtypes[0]
+    for dtype in dtypes[1:]:
+        found = torch.promote_types(found, torch.bfloat16 if dtype.itemsize == 1 else dtype)
+    return found
 
 
 def _pickled_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -8,14 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .assign import factors_of, saved_dtype, scales_of
 from .files import Entry, open_weights
 from .finite import fault, non_finite_error
 from .formats import FLOAT8, plain_float8_dtype
-from .safetensors import saved_dtype, scales_of
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """Tensors by our names, in the dtypes of their files; float8 is widened.
+    """Tensors by our names, in the dtypes of their files; float8 is widened, LoRA is merged.
 
     Reading one raises WamkitError if it holds NaN or infinity.
     """
@@ -26,6 +26,10 @@ class LazyTensors(Mapping[str, Tensor]):
     @cached_property
     def _scales(self) -> dict[str, Tensor]:
         return scales_of(self.entries, "cpu")
+
+    @cached_property
+    def _factors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        return factors_of(self.entries, "cpu")
 
     def describe(self, name: str) -> Tensor:
         """A tensor on the meta device, of the dtype and the shape that reading will give."""
@@ -39,12 +43,13 @@ class LazyTensors(Mapping[str, Tensor]):
 
     @staticmethod
     def _is_widened(entry: Entry) -> bool:
-        return entry.dtype in FLOAT8 and entry.scale is None
+        return entry.dtype in FLOAT8 and entry.scale is None and entry.adapter is None
 
     def __getitem__(self, name: str) -> Tensor:
         entry = self.entries[name]
         with open_weights(entry.file) as source:
-            tensor = source.tensor(entry, self._scales.get(entry.name))
+            key = entry.name
+            tensor = source.tensor(entry, self._scales.get(key), self._factors.get(key))
         if self._is_widened(entry):
             tensor = tensor.to(self._wide)
         if tensor.is_floating_point() and (wrong := fault(tensor)) is not None:

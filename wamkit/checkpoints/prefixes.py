@@ -19,7 +19,7 @@ Entries = Mapping[str, Entry]
 DEPTH = 6  # components of a prefix that are tried
 _WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|"
-    r"_ddp_module)\."
+    r"_ddp_module|base_model\.model|base_layer)\."
 )
 
 

@@ -9,12 +9,9 @@ from typing import Any
 from ..config.parts import Weighted
 from ..config.registry import registry
 from ..config.spec import parse_part
+from .lora import ADAPTERS
 
-_LORA = (
-    r"(^|[._])(lora_(A|B|a|b|up|down|E|embedding_A|embedding_B)|lora\.(up|down))([._]|$)|"
-    r"\.(lokr_w[12](_[ab])?|hada_w[12]_[ab]|dora_scale|lora_magnitude_vector|oft_blocks|oft_diag)"
-    r"([._]|$)|^lora_(unet|te\d?|transformer)_"
-)
+_APART = "; or name those weights, and this LoRA as `lora`, if it is one of peft"
 # Other files that are shared as weights: a pattern for names, a description, a hint.
 _KINDS = (
     (
@@ -67,7 +64,7 @@ def describe_file(names: Collection[str], kind: str = "", part: str = "") -> tup
     `kind` and `part` name the part that was expected, which is not suggested again.
     """
     names = list(names)
-    adapters = [name for name in names if re.search(_LORA, name)]
+    adapters = [name for name in names if re.search(ADAPTERS, name)]
     if adapters:
         has_other_weights = len(adapters) < len(names) / 2 and not all(map(_adapts, names))
         what = (
@@ -76,7 +73,7 @@ def describe_file(names: Collection[str], kind: str = "", part: str = "") -> tup
         return (
             f"this {what}: low-rank adapters, such as {adapters[0]}",
             "merge the LoRA into the weights that it was made for, with the program that made it, "
-            "and name the result",
+            f"and name the result{'' if has_other_weights else _APART}",
         )
     if others := _layouts(names, kind, part):
         others_listed = ", ".join(f"{k} {n} ({layout})" for k, n, layout in others)
@@ -92,7 +89,7 @@ def describe_file(names: Collection[str], kind: str = "", part: str = "") -> tup
 
 
 def _adapts(name: str) -> bool:
-    return bool(re.search(_LORA, name)) or name.endswith((".alpha", ".scale"))
+    return bool(re.search(ADAPTERS, name)) or name.endswith((".alpha", ".scale"))
 
 
 def _layouts(names: list[str], kind: str, part: str) -> list[tuple[str, str, str]]:

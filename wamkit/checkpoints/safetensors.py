@@ -12,22 +12,31 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..config.parts import Weighted
 from ..errors import WamkitError
 from ..files.locate import split_prefix
-from .files import ALIGNED, Entry, find, headers, open_weights, write_tensors
-from .finite import ORIGINS, SMALL, WHOLE, fault, is_finite, non_finite_error
-from .formats import FLOAT8, OF_CODE, code, differs_in_kind, few, plain_float8_dtype, resolve_scales
+from .assign import STORED, WRITER, assign
+from .files import Entry, find, headers, write_tensors
+from .finite import ORIGINS, fault, is_finite, non_finite_error
+from .formats import code, differs_in_kind, few, resolve_scales
 from .limits import limit_parameters
+from .lora import (
+    LoraNames,
+    LoraSource,
+    attach_adapters,
+    has_adapters,
+    pair_adapters,
+    resolve_lora_scales,
+)
 from .prefixes import Entries, Fit, select_prefix, strip_prefix, strip_wrappers
 
 MOST_OTHERS = 20_000
 """Tensors that files may hold besides a model's own: averages, an optimizer, other models."""
-WRITER = "wamkit"
-STORED = "_stored_dtypes"  # attribute of a loaded model: the dtype of each tensor in its file
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,9 @@ class CheckpointLayout:
     """Names, after `rules`, whose two halves of rows stand in the other order."""
     conv_to_linear: tuple[str, ...] = ()
     """Names, after `rules`, of 1 x 1 convolutions that are linear layers here."""
+    lora: tuple[LoraNames, ...] = ()
+    """Names of LoRA adapters that its files may hold, besides those that are always known
+    (`wamkit.checkpoints.lora.KNOWN`); they are merged when their weights are read."""
 
     def rename(self, name: str) -> tuple[str, ...]:
         """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
@@ -99,13 +111,15 @@ def load(
     folders: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    lora: LoraSource | None = None,
 ) -> str:
     """Load the weights at `path` into `model`, built on the meta device; return the layout's name.
 
     Names and shapes of every tensor are compared before anything is allocated. Tensors whose dtype
     is right stay mapped to their file until they are written to; float8 is widened. A prefix that
-    all names share is taken off (`wamkit.checkpoints.prefixes`). Raises WamkitError listing all
-    missing, unexpected and misshapen tensors, and those of another kind of dtype.
+    all names share is taken off (`wamkit.checkpoints.prefixes`), LoRA adapters are merged
+    (`wamkit.checkpoints.lora`). Raises WamkitError listing all missing, unexpected and misshapen
+    tensors, and those of another kind of dtype.
     """
     expected = _shapes(model)
     place, prefix = split_prefix(path)
@@ -119,38 +133,54 @@ def load(
 
     def fit(some: Entries) -> Fit | None:
         layout = _layout(some, layouts)
-        names = set(_rename_entries(some, layout, expected)) if layout else set()
-        lost, extra = len(expected.keys() - names), len(names - expected.keys())
+        ours = set(_rename_entries(some, layout, expected)) if layout else set()
+        lost, extra = len(expected.keys() - ours), len(ours - expected.keys())
         return Fit(layout.name, lost, extra) if layout and lost < len(expected) else None
 
     if prefix is not None:
         entries = select_prefix(entries, prefix, place)
+    lora = lora or LoraSource()
+    entries = attach_adapters(entries, _lora_names(layouts), lora, place)
     entries = strip_prefix(entries, fit, place)
     layout = layout_of(entries, layouts, place) if layouts else CheckpointLayout("wamkit", "")
-    _assign(model, _matched(model, entries, layout, path), dtype, device)
+    assign(model, _matched(model, entries, layout, path, lora), dtype, device)
     return layout.name
 
 
 def entries_of(
-    model: nn.Module, entries: Entries, layouts: Sequence[CheckpointLayout], where: str
+    model: nn.Module,
+    entries: Entries,
+    layouts: Sequence[CheckpointLayout],
+    where: str,
+    lora: LoraSource | None = None,
 ) -> dict[str, Entry]:
     """The entries of a model's tensors, under our names, from those of a checkpoint.
 
     Raises WamkitError listing all missing, unexpected and misshapen tensors, and those of another
     kind of dtype.
     """
+    lora = lora or LoraSource()
+    entries = attach_adapters(entries, _lora_names(layouts), lora, where)
     layout = layout_of(entries, layouts, where) if layouts else CheckpointLayout("wamkit", "")
-    return _matched(model, entries, layout, where)
+    return _matched(model, entries, layout, where, lora)
+
+
+def _lora_names(layouts: Sequence[CheckpointLayout]) -> list[LoraNames]:
+    return [names for layout in layouts for names in layout.lora]
 
 
 def _matched(
-    model: nn.Module, entries: Entries, layout: CheckpointLayout, where: str | Path
+    model: nn.Module,
+    entries: Entries,
+    layout: CheckpointLayout,
+    where: str | Path,
+    lora: LoraSource,
 ) -> dict[str, Entry]:
     expected = _shapes(model)
     found = _rename_entries(entries, layout, expected)
     kinds = {k: v.dtype for k, v in model.state_dict(keep_vars=True).items()}
     _compare(kinds, expected, found, where)
-    return found
+    return resolve_lora_scales(found, lora, str(where))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -220,69 +250,10 @@ def _compare(
         hint = "integer weights need the scales they were quantized with: use a floating-point file"
     if problems:
         what = f"the weights at {path} do not fit this model\n  " + "\n  ".join(problems)
-        if len(missing) <= len(expected) / 2:
+        of_file = [entry.name for entry in found.values()]
+        if len(missing) <= len(expected) / 2 and not has_adapters(of_file):
             raise WamkitError(what, hint)
-        raise _mismatch_error(what, [entry.name for entry in found.values()], hint)
-
-
-def _assign(
-    model: nn.Module,
-    entries: Mapping[str, Entry],
-    dtype: torch.dtype | None,
-    device: torch.device | str,
-) -> None:
-    """Replace every meta tensor of `model` by the one in its file.
-
-    Raises WamkitError with every parameter that is found not to be finite
-    (`wamkit.checkpoints.finite` says which are looked at).
-    """
-    by_file: dict[Path, list[str]] = {}
-    for name, entry in entries.items():
-        by_file.setdefault(entry.file, []).append(name)
-    parameters = {name for name, _ in model.named_parameters()}
-    whole = sum(file.stat().st_size for file in by_file) <= WHOLE
-    origins, bad = {}, []
-    scales, wide = scales_of(entries, device), plain_float8_dtype(entries)
-    stored = {name: saved_dtype(entry) for name, entry in entries.items()}
-    for file, names in by_file.items():
-        with open_weights(file, device) as source:
-            ours = source.metadata.get("writer") == WRITER
-            for name in names:
-                tensor = source.tensor(entries[name], scales.get(entries[name].name))
-                if entries[name].dtype in FLOAT8 and entries[name].scale is None:
-                    tensor = tensor.to(wide)
-                if ours and tensor.data_ptr() % ALIGNED:
-                    tensor = tensor.clone()  # the few whose neighbors have odd sizes
-                converted = entries[name].dtype in FLOAT8
-                if dtype not in (None, tensor.dtype) and tensor.is_floating_point():
-                    converted, tensor = True, tensor.to(dtype)
-                origins[name] = f"{entries[name].name} of {file}"
-                checked = whole or converted or tensor.numel() * tensor.itemsize <= SMALL
-                if checked and name in parameters and (wrong := fault(tensor)) is not None:
-                    bad.append(f"{origins[name]}: {wrong}")
-                _set_tensor(model, name, tensor)
-    if bad:
-        raise non_finite_error(bad)
-    setattr(model, ORIGINS, origins)
-    setattr(model, STORED, stored)
-
-
-def saved_dtype(entry: Entry) -> torch.dtype:
-    """The dtype in which a tensor is saved: that of its file, or float32 if it was scaled."""
-    return OF_CODE[entry.dtype] if entry.scale is None else torch.float32
-
-
-def scales_of(entries: Entries, device: torch.device | str) -> dict[str, Tensor]:
-    """Return the scale of each float8 weight, by the name of the weight in its file."""
-    found: dict[str, Tensor] = {}
-    by_file: dict[Path, list[Entry]] = {}
-    for entry in entries.values():
-        if entry.scale is not None:
-            by_file.setdefault(entry.scale.file, []).append(entry)
-    for file, file_entries in by_file.items():
-        with open_weights(file, device) as source:
-            found |= {e.name: source.tensor(e.scale) for e in file_entries if e.scale is not None}
-    return found
+        raise _mismatch_error(what, of_file, hint)
 
 
 def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -312,16 +283,6 @@ def as_stored(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, T
     return state
 
 
-def _set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, last = name.rpartition(".")
-    module = model.get_submodule(owner)
-    old = getattr(module, last)
-    if isinstance(old, nn.Parameter):
-        setattr(module, last, nn.Parameter(tensor, requires_grad=old.requires_grad))
-    else:
-        module._buffers[last] = tensor
-
-
 def save(model: nn.Module, path: str | Path) -> int:
     """Write the state of `model` to one safetensors file; return the number of its tensors."""
     return write(model.state_dict(), path)
@@ -336,12 +297,14 @@ def save_like(
     """Write a model, or its state, in the layout of the file `like`, under that file's names.
 
     What `load` split, swapped or squeezed is put together again; tensors of `like` that carry no
-    weights are left out. Raises WamkitError if a tensor of the model has no place there.
+    weights are left out, and so are LoRA adapters, which are merged in the model. Raises
+    WamkitError if a tensor of the model has no place there.
     """
     place, prefix = split_prefix(like)
     ours = model.state_dict() if isinstance(model, nn.Module) else model
     whole: Entries = resolve_scales(headers(find(like)), place)
     inner = strip_wrappers(whole if prefix is None else select_prefix(whole, prefix, place), place)
+    inner = pair_adapters(inner, _lora_names(layouts))
     layout = layout_of(inner, layouts, place)
     state: dict[str, Tensor] = {}
     used: set[str] = set()
@@ -388,14 +351,21 @@ def materialize(
     *,
     layouts: Sequence[CheckpointLayout] = (),
     folders: Sequence[str] = (),
+    lora: LoraSource | None = None,
 ) -> nn.Module:
     """A model with the weights at `path`, mapped, in their own dtype; random ones for None."""
     if path is None:
         return make()
     with torch.device("meta"), limit_parameters(f"the model of {path}"):
         model = make()
-    load(model, path, layouts=layouts, folders=folders)
+    load(model, path, layouts=layouts, folders=folders, lora=lora)
     return model
+
+
+def materialize_part(part: Weighted, make: Callable[[], nn.Module], folders: Sequence[str]) -> Any:
+    """A model with the weights, and the LoRA adapters, that a part names; random ones if none."""
+    lora = LoraSource(part.lora, part.lora_scale, f"{part.kind}.lora_scale")
+    return materialize(make, part.weights, layouts=part.layouts(), folders=folders, lora=lora)
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

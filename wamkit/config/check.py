@@ -398,23 +398,36 @@ def _modules(spec: Any) -> Iterator[Conflict]:
 def _folders(spec: Any) -> Iterator[Conflict]:
     for kind in KINDS:
         try:
-            path = getattr(getattr(spec, kind), "weights", None)
+            part = getattr(spec, kind)
         except _AbsentError:
             continue
-        if path is None:
-            continue
-        try:
-            place = cached_path(split_prefix(path)[0])
-        except WamkitError as error:
-            yield Conflict(between=(f"{kind}.weights",), why=error.what, hint=error.hint)
-            continue
-        if place is not None and not place.exists():
-            yield Conflict(
-                between=(f"{kind}.weights",),
-                why=f"nothing is at {path}",
-                hint="name a folder or a safetensors file, or leave the key out for random weights",
-                missing=True,
-            )
+        own_library = getattr(part, "external_weights", False)
+        for key in ("weights", "lora"):
+            if (path := getattr(part, key, None)) is None:
+                continue
+            if key == "lora" and own_library:
+                yield Conflict(
+                    between=(f"{kind}.lora",),
+                    why=f"the weights of {part.name} are read by a library that merges no LoRA",
+                    hint="merge the LoRA with the program that made it, and name the result",
+                )
+                continue
+            yield from _missing_path(f"{kind}.{key}", path)
+
+
+def _missing_path(setting: str, path: str) -> Iterator[Conflict]:
+    try:
+        place = cached_path(split_prefix(path)[0])
+    except WamkitError as error:
+        yield Conflict(between=(setting,), why=error.what, hint=error.hint)
+        return
+    if place is not None and not place.exists():
+        yield Conflict(
+            between=(setting,),
+            why=f"nothing is at {path}",
+            hint="name a folder or a safetensors file, or leave the key out for random weights",
+            missing=True,
+        )
 
 
 def _configs(spec: Any) -> Iterator[Conflict]:

@@ -13,7 +13,7 @@ from ..files.paths import expect_text
 from .part_rules import BASES
 from .parts import KINDS
 
-OWN = ("weights", "derived_from", "embeddings_file")
+OWN = ("weights", "derived_from", "lora", "lora_scale", "embeddings_file")
 """Of what all parts of a kind know, what belongs to one part alone: its files."""
 
 

@@ -23,7 +23,7 @@ from ..files.paths import expand_home
 from ..files.variables import TRUST
 from .kinds import KINDS
 
-FILES = ("weights", "conditioner_weights", "embeddings_file")
+FILES = ("weights", "lora", "conditioner_weights", "embeddings_file")
 """Fields of parts that name a file or a folder, relative to the working directory."""
 _NOT_READ = (
     "derived_from",

@@ -37,7 +37,9 @@ from .lerobot_format import Columns, LeRobotFolder
 def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> dict[str, Any]:
     """Return the settings that determine the latents, besides the weights of the VAE."""
     return {
-        "vae": spec.vae.model_dump(mode="json", exclude={"weights", "adapter"}),
+        "vae": spec.vae.model_dump(
+            mode="json", exclude={"weights", "lora", "lora_scale", "adapter"}
+        ),
         "cameras": spec.cameras.model_dump(mode="json", exclude_none=True),
         "video": spec.video.model_dump(mode="json") | {"num_images": spec.num_images},
         "views": {view.name: columns.view(view.name) for view in spec.cameras.views},

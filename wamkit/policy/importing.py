@@ -18,6 +18,7 @@ from torch import nn
 from ..checkpoints.files import Entry
 from ..checkpoints.formats import few
 from ..checkpoints.lazy import LazyTensors
+from ..checkpoints.lora import LoraSource
 from ..checkpoints.safetensors import entries_of, write
 from ..checkpoints.source import Source
 from ..config.check import check
@@ -257,12 +258,20 @@ def _assign_tensors(
             part = getattr(spec, kind, None)
             layouts = part.layouts() if part is not None else ()
         try:
-            found[kind] = entries_of(module, own, layouts, f"{kind} in {source.path}")
+            where, lora = f"{kind} in {source.path}", _lora_source(spec, kind)
+            found[kind] = entries_of(module, own, layouts, where, lora)
         except WamkitError as error:
             faults.append(error)
     if faults:
         raise WamkitError("\n".join(error.what for error in faults), faults[0].hint)
     return found, used
+
+
+def _lora_source(spec: PolicySpec, kind: str) -> LoraSource:
+    """What the spec, or the user, says about the LoRA adapters of a part."""
+    part = getattr(spec, kind, None)
+    scale, apart = (getattr(part, key, None) for key in ("lora_scale", "lora"))
+    return LoraSource(apart, scale, f"{kind}.lora_scale")
 
 
 def _account_for_rest(

@@ -35,7 +35,8 @@ AGAIN = "run `wamkit precompute text` again into another file"
 def settings(config: TextEncoderConfig) -> str:
     """Settings that determine an embedding: the encoder's table without paths."""
     table = config.model_dump(
-        mode="json", exclude={"weights", "embeddings_file", "adapter", "negative_prompt"}
+        mode="json",
+        exclude={"weights", "lora", "lora_scale", "embeddings_file", "adapter", "negative_prompt"},
     )
     return json.dumps(table, sort_keys=True)
 

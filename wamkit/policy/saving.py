@@ -180,15 +180,16 @@ def strip_paths(spec: PolicySpec) -> PolicySpec:
     update = {}
     for kind in KINDS:
         part = getattr(spec, kind)
-        paths = [f for f in ("weights", "conditioner_weights") if getattr(part, f, None)]
-        if not paths:
+        named = ("weights", "conditioner_weights", "lora", "lora_scale")
+        fields = [f for f in named if getattr(part, f, None) is not None]
+        if not fields:
             continue
         if getattr(part, "external_weights", False):
             here = not is_remote(part.weights)
             path = str(expand_home(part.weights).absolute()) if here else pin_revision(part.weights)
             update[kind] = part.model_copy(update={"weights": path})
         else:
-            update[kind] = part.model_copy(update=dict.fromkeys(paths))
+            update[kind] = part.model_copy(update=dict.fromkeys(fields))
     return spec.model_copy(update=update)
 
 

@@ -18,7 +18,7 @@ from ...files import strict_json
 
 PACKAGED = Path(__file__).parent / "examples"  # of a wheel
 SOURCE = Path(__file__).parents[3] / "examples"
-LEFT_OUT = ("weights", "origin", "embeddings_file", "conditioner_weights")
+LEFT_OUT = ("weights", "lora", "lora_scale", "origin", "embeddings_file", "conditioner_weights")
 """Keys that name files, which change nothing on the page."""
 FOR_TESTS = "tiny"
 """The variant of a family that has no published weights."""

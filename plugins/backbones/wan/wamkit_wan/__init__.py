@@ -179,16 +179,10 @@ class Wan(VariantBackbone):
         return LAYOUTS
 
     def build(self) -> Any:
-        from wamkit.checkpoints.safetensors import materialize
-
         from .backbone import WanBackbone
 
-        return materialize(
-            lambda: WanBackbone(self),
-            self.weights,
-            layouts=self.layouts(),
-            folders=FOLDERS[self.noise] if "a14b" in self.variant else ("transformer",),
-        )
+        folders = FOLDERS[self.noise] if "a14b" in self.variant else ("transformer",)
+        return self.materialize(lambda: WanBackbone(self), folders)
 
 
 class _WanVAE(PublishedVAE):
