@@ -17,6 +17,7 @@ from .configs import config_conflicts, unseen
 from .parts import KINDS, Caution, Conflict, Finding, Part
 from .programs import level_conflicts
 from .registry import registry
+from .shared_clip import shared_clip_conflicts
 from .spec import PolicySpec, draft, read
 from .tiling import resize_hint, retile
 from .trained import naming_hint, strange_text_encoder, strange_vae
@@ -108,6 +109,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _future,
         level_conflicts,
         _coarser,
+        shared_clip_conflicts,
         _embedding_conflicts,
         _state,
         _relative,
@@ -232,7 +234,7 @@ def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
 
 
 def _clip(spec: PolicySpec) -> Iterator[Conflict]:
-    stride = spec.vae.stride[0]
+    stride = spec.time_stride
     for name, count in (
         ("num_frames", spec.video.num_frames),
         ("num_observed", spec.video.num_observed),
@@ -258,7 +260,7 @@ def _clip(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _future(spec: PolicySpec) -> Iterator[Conflict]:
     traits, (_, imagined) = spec.backbone.traits, spec.latent_frames
-    context, stride = spec.video.num_observed, spec.vae.stride[0]
+    context, stride = spec.video.num_observed, spec.time_stride
     if imagined and not traits.imagines:
         yield Conflict(
             between=("backbone", "video.num_frames"),

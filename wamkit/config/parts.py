@@ -276,8 +276,21 @@ class ActionHeadConfig(Weighted):
         """How many of a chunk's first actions the loss counts; None for all."""
         return None
 
+    @property
+    def leading_frames(self) -> int:
+        """Frames, 0 or 1, that the inputs of this head begin with: the latent of a black image."""
+        return 0
+
+    def black_frames(self, sizes: HeadContext) -> tuple[int, int]:
+        """Latent frames of black images in a clip of all views (`cameras.clip = "shared"`).
+
+        Those before the observed frames, a leading frame included, and those between them and the
+        imagined ones.
+        """
+        return self.leading_frames, 0
+
     def tokens(self, sizes: HeadContext) -> Mapping[str, int]:
-        """role -> tokens that the head adds to a pass."""
+        """role -> tokens that the head adds to a pass; with `leading_frames` under "context"."""
         raise NotImplementedError(f"{type(self).__name__} must state its tokens")
 
     def build(self, sizes: HeadContext) -> Any:

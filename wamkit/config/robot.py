@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .parts import Conflict
 from .tiling import resize_hint
@@ -86,9 +86,20 @@ class View(Section):
     fit: Literal["stretch", "crop", "cover", "pad"] = "stretch"
     """How an image of another shape is made to fit: distorted; cut at the center and resized;
     resized until it covers the size and then cut at the center; or framed."""
+    recorded_size: tuple[int, int] | None = None
+    """Height and width that an image is first resized to, after `flip`, where the data that a
+    policy learned from were stored so; left open, none."""
+    jpeg: int | None = Field(None, ge=1, le=100)
+    """Quality of a JPEG that the image passes before the resize to `size`, for policies that
+    learned from JPEGs; left open, none."""
+    filter: Literal["bilinear", "bicubic"] = "bilinear"
+    """Of the resizes to `recorded_size` and `size`; antialiased."""
+    center_crop: float = Field(1.0, gt=0, le=1)
+    """Share of the area that is cut from the center after the resize, and resized to `size` again,
+    bilinear: the mean of the random crops that a policy learned from. 1 cuts nothing."""
     rounding: Literal["none", "uint8"] = "none"
-    """`uint8`: a resized image is rounded to whole 8-bit levels after each axis, width first, as
-    Pillow does with 8-bit images; systems whose evaluation resizes by Pillow need it."""
+    """`uint8`: images are 8-bit between all steps, and resized by Pillow, which rounds after each
+    axis; systems whose evaluation resizes 8-bit images need it."""
 
     value_range: tuple[float, float] | None = None
     """For deep images, of one channel such as depth: the values that become black and white, in
@@ -102,10 +113,25 @@ class View(Section):
             raise ValueError("the first value of a range must be below the second")
         return given
 
-    @field_validator("size")
+    @model_validator(mode="after")
+    def _consistent(self) -> View:
+        steps = {"jpeg": self.jpeg is not None, "rounding": self.rounding != "none"}
+        if self.value_range is not None and any(steps.values()):
+            name = next(name for name, wanted in steps.items() if wanted)
+            raise ValueError(
+                f"{name} makes 8-bit colors, and a view with a value_range is deep; leave one out"
+            )
+        return self
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether its images pass 8-bit steps, on the host."""
+        return self.jpeg is not None or self.rounding == "uint8"
+
+    @field_validator("size", "recorded_size")
     @classmethod
-    def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:
-        if min(size) < 1:
+    def _positive(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        if size is not None and min(size) < 1:
             raise ValueError("height and width must be at least 1")
         return size
 
@@ -121,6 +147,10 @@ class CameraConfig(Section):
     """The cameras, in the order in which they are placed."""
     columns: int = Field(2, gt=0)
     """Views in a row of a grid."""
+    clip: Literal["per_view", "shared"] = "per_view"
+    """Which images the VAE sees as one clip under `frame_per_view`. `per_view`: those of one view.
+    `shared`: all, each repeated for a latent frame of its own, with black ones in the slots of the
+    action head; every latent then depends on those before it (published for Cosmos Policy)."""
 
     @property
     def apart(self) -> int:
@@ -165,6 +195,13 @@ class CameraConfig(Section):
                 between=("cameras.views",),
                 why=f"two views are called {name!r}",
                 hint="give each camera a name of its own",
+            )
+        if self.clip == "shared" and self.layout != "frame_per_view":
+            yield Conflict(
+                between=("cameras.clip", "cameras.layout"),
+                why=f"views share a clip where each is a frame by itself, and {self.layout} lays "
+                "them on one canvas",
+                hint='set cameras.layout = "frame_per_view", or cameras.clip = "per_view"',
             )
         if self.layout == "frame_per_view" and len({view.size for view in self.views}) > 1:
             sizes = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in self.views)

@@ -102,12 +102,22 @@ class PolicySpec(Table):
         return self.paradigm.chunks_per_sample * self.actions.chunk_size
 
     @property
+    def time_stride(self) -> int:
+        """Images of a view that make one latent frame, after the first."""
+        return 1 if self.cameras.clip == "shared" else self.vae.stride[0]
+
+    @property
     def latent_frames(self) -> tuple[int, int]:
         """Latent frames that are observed, and that are imagined for one chunk."""
-        stride, views = self.vae.stride[0], self.cameras.apart
+        stride, views = self.time_stride, self.cameras.apart
         observed = 1 + (self.video.num_observed - 1) // stride
         imagined = 1 + (self.video.num_frames - 1) // stride - observed
         return views * observed, views * imagined
+
+    @property
+    def leading_frames(self) -> int:
+        """Latent frames of a black image before the observed ones, for heads that read one."""
+        return self.action_head.leading_frames
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -18,9 +18,9 @@ from ..files import strict_json
 from ..files.durable import as_not_written, make_folder, sweep, write_text
 from ..files.placeholders import refuse_placeholder
 from ..policy.cameras import CameraLayout, expect_channels
+from ..policy.clips import encode_canvas
 from ..policy.devices import expect_device
 from ..policy.policy import DTYPES
-from ..policy.preprocessing import vae_dtype
 from .latent_files import (
     INDEX,
     MOST_CLIPS,
@@ -129,8 +129,9 @@ def precompute(
                 where = f"{columns.view(view.name)!r} of episode {index} at frame {frames[0]}"
                 expect_channels(spec.cameras, view.name, images_read.shape[-1], images_read, where)
                 clips.append(torch.from_numpy(images_read).permute(0, 3, 1, 2))
-            views[view.name] = torch.stack(clips).to(device)
-        return layout.canvas(views)
+            stacked = torch.stack(clips)
+            views[view.name] = stacked if view.is_8bit else stacked.to(device)
+        return layout.canvas(views, device)
 
     for number, piece in enumerate(pieces):
         file = folder / name_of(number, len(pieces))
@@ -143,11 +144,7 @@ def precompute(
         made = []
         for i in range(0, len(piece), batch):
             part = piece[i : i + batch]
-            z = vae.encode(
-                canvas(part).to(vae_dtype(vae))
-            ).float()  # as `wamkit.policy.preprocessing` does
-            if (views := spec.cameras.apart) > 1:
-                z = z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
+            z = encode_canvas(spec, vae, canvas(part))  # as `wamkit.policy.preprocessing` does
             made.append(z.to(DTYPES[dtype]).cpu())
             if (bad := fault(made[-1])) is not None:
                 raise WamkitError(

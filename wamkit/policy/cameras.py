@@ -6,26 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config.robot import CameraConfig, View
 from ..errors import WamkitError, did_you_mean
+from .view_steps import fit_to_view as fit_to_view
 
 
 class CameraLayout:
-    """Lays out every view on the canvas: rotate, flip, fit, resize."""
+    """Lays out every view on the canvas (`wamkit.policy.view_steps`)."""
 
     def __init__(self, config: CameraConfig) -> None:
         self.config = config
         self.boxes = config.boxes()
 
-    def canvas(self, images: Mapping[str, Tensor]) -> Tensor:
+    def canvas(
+        self, images: Mapping[str, Tensor], device: torch.device | str | None = None
+    ) -> Tensor:
         """Images [B, T, 3, h, w], uint8 or [-1, 1], to [B, 3, T, H, W] float in [-1, 1].
 
         Deep ones are [B, T, 1, h, w] and scaled by their view's `value_range`.
 
+        On `device`, by default that of the first view; 8-bit steps run on the host.
         Where views are frames of their own, to [B * V, 3, T, H, W], samples outermost. Raises
         WamkitError if a camera is missing or unknown, or the views differ in batch or time.
         """
@@ -49,15 +52,15 @@ class CameraLayout:
                 "give every camera as many images",
             )
         batch, time = counts[names[0]]
+        device = images[names[0]].device if device is None else device
         if self.config.apart > 1:
-            views = [fit_to_view(self._unit(images, v).flatten(0, 1), v) for v in self.config.views]
+            views = [self._fitted(images, view).to(device) for view in self.config.views]
             stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
             return stacked.flatten(0, 1).transpose(1, 2)
-        first = images[names[0]]
-        canvas = torch.empty(batch * time, 3, *self.config.canvas, device=first.device)
+        canvas = torch.empty(batch * time, 3, *self.config.canvas, device=device)
         for view in self.config.views:
             top, left, height, width = self.boxes[view.name]
-            image = fit_to_view(self._unit(images, view).flatten(0, 1), view)
+            image = self._fitted(images, view)
             canvas[:, :, top : top + height, left : left + width] = image
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
 
@@ -79,15 +82,19 @@ class CameraLayout:
                     "give them in the unit of the range, such as millimeters",
                 )
 
+    def _fitted(self, images: Mapping[str, Tensor], view: View) -> Tensor:
+        """Images of a view [B * T, 3, H, W] in [-1, 1] at its size."""
+        return fit_to_view(self._unit(images, view).flatten(0, 1), view)
+
     def _unit(self, images: Mapping[str, Tensor], view: View) -> Tensor:
-        """Images of a view [B, T, 3, h, w] float in [-1, 1]; deep ones by its `value_range`."""
+        """Images of a view [B, T, 3, h, w] as given; deep ones in [-1, 1] by its `value_range`."""
         image = images[view.name]
         expect_channels(self.config, view.name, image.shape[-3], image, f"camera {view.name!r}")
         if view.value_range is not None:
             low, high = view.value_range
             image = ((image.float() - low) / (high - low)).clamp(0, 1) * 2 - 1
             return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
-        return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float()
+        return image
 
     def merge_views(self, canvas: Tensor) -> Tensor:
         """One canvas [B, 3, T, H, W]; views that are frames of their own are laid in a row."""
@@ -132,45 +139,3 @@ def expect_channels(
             f"{view.value_range[0]:g} to {view.value_range[1]:g}",
             f"give the image as it was recorded, or leave {key} out",
         )
-
-
-def fit_to_view(image: Tensor, view: View) -> Tensor:
-    """Images [B, 3, h, w] in [-1, 1] turned, fitted and resized to the view's size."""
-    if view.rotate:
-        image = torch.rot90(image, view.rotate // 90, (-2, -1))
-    if view.flip != "none":
-        image = image.flip(-1 if view.flip == "horizontal" else -2)
-    height, width = image.shape[-2:]
-    goal_h, goal_w = view.size
-    if view.fit == "cover":
-        scale = max(goal_h / height, goal_w / width)
-        image = _resized(image, (round(height * scale), round(width * scale)), view)
-        top, left = (image.shape[-2] - goal_h) // 2, (image.shape[-1] - goal_w) // 2
-        return image[..., top : top + goal_h, left : left + goal_w]
-    if view.fit != "stretch":
-        # The largest box of the goal's shape inside the image, or the smallest one around it.
-        wide = width * goal_h > height * goal_w
-        if wide == (view.fit == "crop"):
-            box_h, box_w = height, max(1, round(height * goal_w / goal_h))
-        else:
-            box_h, box_w = max(1, round(width * goal_h / goal_w)), width
-        dy, dx = box_h - height, box_w - width
-        image = F.pad(image, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), value=-1.0)
-    return _resized(image, (goal_h, goal_w), view)
-
-
-def _resized(image: Tensor, size: tuple[int, int], view: View) -> Tensor:
-    """Images in [-1, 1] at another size, rounded as the view says."""
-    if image.shape[-2:] == size:
-        return image
-    if view.rounding == "none":
-        return _interpolate(image, size).clamp(-1, 1)
-    levels = torch.round((image + 1) * 127.5)  # whole numbers, so that halves are exact
-    for goal in ((image.shape[-2], size[1]), size):
-        if levels.shape[-2:] != goal:
-            levels = torch.floor(_interpolate(levels, goal) + 0.5)
-    return levels.clamp(0, 255) / 127.5 - 1
-
-
-def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)

@@ -29,9 +29,10 @@ from ..interfaces.paradigm import Model
 from ..interfaces.types import ModelInputs, ModelOutput, Text
 from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
+from .clips import encode_canvas, with_leading
 from .guidance import with_cfg
 from .policy import DTYPES
-from .preprocessing import build_clips, build_inputs, vae_dtype
+from .preprocessing import build_clips, build_inputs
 from .repeated_passes import RepeatedPassCache
 
 
@@ -204,11 +205,10 @@ def vae_on_meta(spec: PolicySpec) -> Any:
 
 def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
     """Cost of encoding `images` images of each view; zero without a VAE."""
-    views, (height, width) = spec.cameras.apart, spec.cameras.canvas
+    canvas = torch.zeros(spec.cameras.apart, 3, images, *spec.cameras.canvas, device="meta")
     with torch.no_grad(), Counter() as counter:
         if not isinstance(vae, str):
-            shape = (views, 3, images, height, width)
-            vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
+            with_leading(spec, vae, encode_canvas(spec, vae, canvas))
     return counter
 
 
@@ -232,6 +232,7 @@ def zero_inputs(
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(1, *shape, device=device)
 
+    observed += spec.leading_frames
     z = zeros(spec.vae.channels, observed, *spec.latent_size)
     future = zeros(spec.vae.channels, imagined, *spec.target_size)
     cond = None

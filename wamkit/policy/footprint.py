@@ -29,6 +29,7 @@ from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..interfaces.types import ModelInputs, ModelOutput
 from .adapters import AdaptedBackbone, LatentAdapter
+from .clips import encode_canvas, with_leading
 from .cost import (
     FORMULAS,
     negative_text,
@@ -40,7 +41,6 @@ from .cost import (
 from .live_bytes import LiveBytes
 from .policy import DTYPES
 from .precomputed_text import build_text_encoder
-from .preprocessing import vae_dtype
 from .repeated_passes import RepeatedPassCache
 
 
@@ -149,9 +149,9 @@ def _run(
     """A chunk on the meta device; bytes of its largest KV cache, and of all that is alive."""
     with meter:
         if not isinstance(vae, str):
-            views, (height, width) = spec.cameras.apart, spec.cameras.canvas
-            shape = (views, 3, spec.video.num_observed, height, width)
-            vae.encode(torch.zeros(shape, dtype=vae_dtype(vae), device="meta"))
+            views, images = spec.cameras.apart, spec.video.num_observed
+            canvas = torch.zeros(views, 3, images, *spec.cameras.canvas, device="meta")
+            with_leading(spec, vae, encode_canvas(spec, vae, canvas))
     meter.close()
     if adapter is not None:
         backbone = AdaptedBackbone(backbone, adapter)

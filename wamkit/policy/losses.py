@@ -34,7 +34,8 @@ def modality_loss(
         apart = noisy.future is not None
         found = velocity.future if apart else velocity.video
         assert found is not None
-        valid = frame_mask(spec, batch, target, spec.latent_frames[0] if apart else 0)
+        offset = spec.latent_frames[0] if apart else -spec.leading_frames
+        valid = frame_mask(spec, batch, target, offset)
         return video_loss(found, target, valid)
     vectors = noisy.noisy(part)
     steps = spec.steps if part == "action" else 1
@@ -101,11 +102,12 @@ def frame_mask(
 ) -> Tensor | None:
     """Mask [B, F] of the predicted frames: padding only if all images of a latent are.
 
-    `offset` is how many frames of the sample come before the frames that `target` counts.
+    `offset` is how many frames of the sample come before the frames that `target` counts; below 0,
+    how many frames are counted that no image of the sample is in.
     """
     if batch.frame_valid is None:
         return None
-    stride, views = spec.vae.stride[0], spec.cameras.apart
+    stride, views = spec.time_stride, spec.cameras.apart
     rest = batch.frame_valid[:, 1:].unflatten(1, (-1, stride)).any(-1)
     latent = torch.cat([batch.frame_valid[:, :1], rest], 1).repeat_interleave(views, 1)
     return latent[:, [place + offset for place in target.places]]

@@ -17,6 +17,8 @@ from ..engine.device import to_device
 from ..engine.levels import CLEAN, level_of
 from ..errors import WamkitError
 from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
+from .clips import decode_latents, encode_canvas, with_leading
+from .clips import vae_dtype as vae_dtype
 from .observation import Batch, Observation
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
     state = _state(policy, physical)
     for part in spec.predicts[1:]:
         vectors[part] = _learned_value(policy, part, batch)
-    observed = spec.latent_frames[0]
+    observed = spec.leading_frames + spec.latent_frames[0]
     if batch.latents is not None:
         if spec.backbone.traits.cond_channels:
             raise WamkitError(
@@ -79,6 +81,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
                 "leave the latents out",
             )
         z = to_device(batch.latents, policy.device).float()
+        z = with_leading(spec, policy.vae, z)
         clip = z[:, :, :observed], z[:, :, observed:], None
         return _inputs(policy, batch.observation, *clip, vectors, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
@@ -132,7 +135,8 @@ def build_clips(
 ) -> tuple[Frames, Frames | None]:
     """Observed and imagined latents as one clip, or as two where targets have their own grid."""
     observed, imagined = z.shape[2], future.shape[2]
-    times = counted(observed + imagined)
+    leading = spec.leading_frames
+    times = tuple(time - leading for time in counted(observed + imagined))
     levels = (CLEAN,) * observed + (level_of(level),) * imagined
     roles = ("context",) * observed, ("target",) * imagined
     if not imagined:
@@ -140,7 +144,7 @@ def build_clips(
         return Frames(z, roles[0], times, levels, seen), None
     if spec.video.target_downscale == 1:
         return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, cond), None
-    start = 0 if spec.video.target_times == "restart" else observed
+    start = leading if spec.video.target_times == "restart" else observed
     theirs = times[start : start + imagined]
     return (
         Frames(z, roles[0], times[:observed], levels[:observed], cond),
@@ -177,18 +181,22 @@ def canvas_of(policy: Policy, observation: Observation) -> Tensor:
     """
     device = policy.device
     policy.cameras.expect_units(observation.images)
-    images = {name: to_device(value, device) for name, value in observation.images.items()}
-    return policy.cameras.canvas(images)
+    on_host = {view.name for view in policy.spec.cameras.views if view.is_8bit}
+    images = {
+        name: value if name in on_host else to_device(value, device)
+        for name, value in observation.images.items()
+    }
+    return policy.cameras.canvas(images, device)
 
 
 @torch.no_grad()
 def encode_images(policy: Policy, canvas: Tensor) -> Tensor:
-    """Latents [B, C, T, h, w] float32 of a canvas; views that are frames are consecutive in T."""
-    z = policy.vae.encode(canvas.to(vae_dtype(policy.vae))).float()
-    views = policy.spec.cameras.apart
-    if views == 1:
-        return z
-    return z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
+    """Latents [B, C, T, h, w] float32 of a canvas, behind the leading frames.
+
+    Views that are frames are consecutive in T.
+    """
+    z = encode_canvas(policy.spec, policy.vae, canvas)
+    return with_leading(policy.spec, policy.vae, z)
 
 
 def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:
@@ -200,7 +208,7 @@ def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:
     canvas = canvas_of(policy, clip)
     if spec.video.target_downscale > 1:
         canvas = downscale(canvas, spec.video.target_downscale)
-    count = images // spec.vae.stride[0] * spec.cameras.apart
+    count = images // spec.time_stride * spec.cameras.apart
     return encode_images(policy, canvas)[:, :, -count:]
 
 
@@ -215,11 +223,10 @@ def decode_video(policy: Policy, clip: Frames, observation: Observation) -> Tens
     if spec.video.target_downscale > 1:
         canvas = downscale(canvas, spec.video.target_downscale)
         z = torch.cat([encode_images(policy, canvas), z], 2)
-    views = spec.cameras.apart
-    if views > 1:
-        z = z.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
-    raw = policy.vae.decode(z.to(vae_dtype(policy.vae))).float()
-    known = raw.isfinite() & z.isfinite().flatten(1).all(1)[:, None, None, None, None]
+    z = z[:, :, spec.leading_frames :]
+    raw = decode_latents(spec, policy.vae, z, canvas)
+    finite = z.isfinite().flatten(1).all(1).repeat_interleave(spec.cameras.apart)
+    known = raw.isfinite() & finite[:, None, None, None, None]
     images = raw.clamp(-1, 1).where(known, torch.nan)
     images[:, :, : spec.video.num_observed] = canvas
     return images.cpu()
@@ -245,7 +252,7 @@ def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
     cond[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
     z = encode_images(policy, cond)
     mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
-    mask[:, :, : spec.latent_frames[0]] = 1
+    mask[:, :, : spec.leading_frames + spec.latent_frames[0]] = 1
     return torch.cat([mask, z], 1)
 
 
@@ -333,9 +340,3 @@ def expect_images(observation: Observation, count: int) -> None:
                 f"camera {name!r} gives {image.shape[1]} images, expected {count}",
                 "video.num_observed images to act, video.num_frames to learn",
             )
-
-
-def vae_dtype(vae: Any) -> torch.dtype:
-    """Dtype of the inputs of a VAE: that of its weights, or float32."""
-    parameter = next(iter(vae.parameters()), None)
-    return torch.float32 if parameter is None else parameter.dtype

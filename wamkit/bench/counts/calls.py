@@ -92,6 +92,7 @@ def calls_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Cal
     """The passes of one chunk in order, and how often each is made in a row."""
     network, traits = _Answering(), spec.backbone.traits
     observed, imagined = spec.latent_frames
+    observed += spec.leading_frames
     numbers = {part: torch.zeros(1, 1, spec.sizes.token_dim(part)) for part in spec.predicts}
     numbers["action"] = torch.zeros(1, 2, spec.actions.size)
     clips = build_clips(

@@ -124,7 +124,7 @@ def found(spec: PolicySpec, *rules: Rule) -> list[dict[str, Any]]:
 
 
 def _template(conflict: Conflict, spec: PolicySpec) -> dict[str, Any]:
-    video, stride = spec.video, spec.vae.stride[0]
+    video, stride = spec.video, spec.time_stride
     sizes = {
         video.num_observed + stride: "after",
         video.num_frames: "frames",

@@ -356,8 +356,8 @@ def test_without_a_blank_frame_there_are_no_weights(tmp_path: Any) -> None:
     file = tmp_path / "head.safetensors"
     file.touch()
     assert conflict_texts(spec_for(blank="none", weights=str(file))) == [
-        f"action_head.weights + action_head.blank: weights are named, {file}, and without a blank "
-        'frame there are none\n    hint: set action_head.blank = "learned", or leave '
+        f"action_head.weights + action_head.blank: weights are named, {file}, and without a "
+        'learned blank frame there are none\n    hint: set action_head.blank = "learned", or leave '
         "action_head.weights out"
     ]
     assert (

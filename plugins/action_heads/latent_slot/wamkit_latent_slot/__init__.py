@@ -34,26 +34,34 @@ class LatentSlot(ActionHeadConfig):
     """Where slots stand in time. `cosmos`: blank, state, observed frames | action, next state,
     imagined frames, value, as published. `append`: frames keep the places of their pretraining, and
     the slots of a chunk come after them."""
-    blank: Literal["learned", "none"] | None = None
-    """The first frame in `cosmos`: learned (published: the VAE latent of a black
-    image), or left out and its place kept free. By default learned; `append` has no place for
-    it."""
+    blank: Literal["learned", "black", "none"] | None = None
+    """The first frame in `cosmos`: learned, the VAE latent of a black image (published), or left
+    out and its place kept free. By default learned; `append` has no place for it."""
 
     def frames(self, sizes: HeadContext) -> int:
         """Latent frames of an action chunk, with unset fields resolved from `sizes`."""
         return self.slots or -(-sizes.chunk * sizes.action // max(1, prod(sizes.latent)))
 
     @property
-    def learns_blank(self) -> bool:
-        """Whether there is a blank frame, with unset fields resolved from the layout."""
-        return (self.blank or ("learned" if self.layout == "cosmos" else "none")) == "learned"
+    def blank_frame(self) -> str:
+        """What the blank frame is: `blank`, resolved from the layout where it is unset."""
+        return self.blank or ("learned" if self.layout == "cosmos" else "none")
+
+    @property
+    def leading_frames(self) -> int:
+        return int(self.blank_frame == "black")
+
+    def black_frames(self, sizes: HeadContext) -> tuple[int, int]:
+        if self.layout == "append":
+            return self.leading_frames, 0
+        state = int(sizes.state > 0)
+        return 1 + state, self.frames(sizes) + state
 
     def resolve(self, spec: PolicySpec) -> LatentSlot:
-        blank = "learned" if self.learns_blank else "none"
-        return self.model_copy(update={"slots": self.frames(spec.sizes), "blank": blank})
+        return self.model_copy(update={"slots": self.frames(spec.sizes), "blank": self.blank_frame})
 
     def tokens(self, sizes: HeadContext) -> dict[str, int]:
-        found = {"context": int(self.learns_blank), "state": int(sizes.state > 0)}
+        found = {"context": int(self.blank_frame != "none"), "state": int(sizes.state > 0)}
         found |= {part: self.frames(sizes) if part == "action" else 1 for part in sizes.predicts}
         return {role: sizes.traits.tokens(n, *sizes.latent[1:]) for role, n in found.items() if n}
 
@@ -87,17 +95,18 @@ class LatentSlot(ActionHeadConfig):
                 hint="make the views larger, or set state.size to at most "
                 f"{room} values and choose which",
             )
-        if self.learns_blank and self.layout == "append":
+        if self.blank_frame != "none" and self.layout == "append":
             yield Conflict(
                 between=("action_head.blank", "action_head.layout"),
                 why="a blank frame stands before all others, and where slots are appended the "
                 "first place is the video's",
                 hint='set action_head.blank = "none", or action_head.layout = "cosmos"',
             )
-        if not self.learns_blank and self.weights is not None:
+        if self.blank_frame != "learned" and self.weights is not None:
             yield Conflict(
                 between=("action_head.weights", "action_head.blank"),
-                why=f"weights are named, {self.weights}, and without a blank frame there are none",
+                why=f"weights are named, {self.weights}, and without a learned blank frame there "
+                "are none",
                 hint='set action_head.blank = "learned", or leave action_head.weights out',
             )
 

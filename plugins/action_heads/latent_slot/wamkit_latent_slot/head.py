@@ -33,7 +33,7 @@ class LatentSlotHead(SlotHead):
         color = torch.randn(channels, 1, 1)  # of a uniform image; latents have unit variance
         self.blank = (
             nn.Parameter(color.expand(-1, height, width).clone())  # [C, h, w]
-            if config.learns_blank
+            if config.blank_frame == "learned"
             else None
         )
 
@@ -58,7 +58,7 @@ class LatentSlotHead(SlotHead):
         return mean.unflatten(2, (steps, -1)).flatten(1, 2)
 
     def slots(self, inputs: ModelInputs, known: Collection[str]) -> dict[str, Frames]:
-        """Besides the vectors a blank frame, unless observed frames are `known` with theirs."""
+        """Besides the vectors a learned blank frame, unless observed frames are `known` with it."""
         found: dict[str, Frames] = {}
         if self.blank is not None and not any(base(role) == "context" for role in known):
             z = self.blank.float()[None, :, None].expand(len(inputs.text.tokens), -1, -1, -1, -1)

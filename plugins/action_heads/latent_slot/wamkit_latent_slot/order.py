@@ -37,6 +37,8 @@ class Order:
         return tuple(self._frame(time) for time in times)
 
     def _frame(self, time: float) -> float:
+        if time < 0:  # a leading frame
+            return 1 + time
         passed = (time - self.observed) // max(1, self.imagined)
         chunk = max(passed, 0)  # whose frame this is; observed ones count to the first
         moved = time + chunk * self.added

@@ -87,6 +87,10 @@ class Cosmos(VariantBackbone):
     context_sigma: float = Field(1e-4, ge=0, lt=1)
     """Noise level that context frames of sigma 0 are announced with: 1e-4 in the published
     pipelines. 0 is the exact level of clean frames."""
+    given_frames: Literal["observed", "clean"] = "observed"
+    """Frames that the mask channel marks as given: those that were observed, or all whose noise
+    level is 0, so that an action, a state to come and imagined frames condition the others too
+    (Cosmos Policy, arXiv 2601.16163)."""
     fps: float | None = Field(None, gt=0)
     """Images a second, to which times are scaled, 24 being the measure. Left open, time
     is counted in latent frames, as published Video2World models were trained."""
@@ -119,6 +123,7 @@ class Cosmos(VariantBackbone):
             text_stack=56 if self.text_stack else 0,
             rope_scale=self.rope_scale,
             context_sigma=self.context_sigma,
+            given_frames=self.given_frames,
             fps=self.fps,
             qk_norm_eps=self.qk_norm_eps,
         )

@@ -50,6 +50,7 @@ class CosmosBackbone(CosmosStack, Backbone):
         traits = config.traits
         super().__init__(config, traits.width, config.mlp_dim)
         self.traits, self.reference_sigma = traits, config.context_sigma
+        self.given_frames = config.given_frames
         width, channels = traits.width, traits.latent_channels
         self.patch_embed = PatchEmbedding(channels + MASKS, width, traits.patch_size)
         self.norm_out = LowRankModulation(width, config.modulation_rank, 2)
@@ -58,7 +59,10 @@ class CosmosBackbone(CosmosStack, Backbone):
 
     def patchify(self, clip: Clip) -> Tensor:
         z = clip.latents.to(self.patch_embed.proj.weight.dtype)
-        given = constant(clip.is_given, z.dtype, z.device)[:, None, None]
+        if self.given_frames == "clean":
+            given = (clip.sigma <= self.reference_sigma).to(z.dtype)[:, None, :, None, None]
+        else:
+            given = constant(clip.is_given, z.dtype, z.device)[:, None, None]
         given = given.expand(z.shape[0], 1, *z.shape[2:])
         return self.patch_embed(torch.cat([z, given, torch.zeros_like(given)], 1))
 

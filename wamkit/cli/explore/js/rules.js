@@ -195,7 +195,7 @@ Explore.clipConflicts = (choice, sizes) => {
   const backbone = Explore.part(choice, "backbone");
   const { traits } = backbone;
   const { frames, observed, imagined, downscale, canvas } = sizes;
-  const stride = vae.stride[0];
+  const stride = Explore.timeStride(choice);
   const found = [];
   for (const [name, count] of [["num_frames", frames], ["num_observed", observed]]) {
     if ((count - 1) % stride) {
@@ -312,7 +312,7 @@ Explore.partConflicts = (choice, sizes) => {
     ...Explore.data.head_rules[backbone][head][context],
     ...entry.rules[entry.backbones[backbone]][head][context],
   ];
-  const stride = Explore.part(choice, "vae").stride[0];
+  const stride = Explore.timeStride(choice);
   const values = {
     after: sizes.observed + stride,
     frames: sizes.frames,

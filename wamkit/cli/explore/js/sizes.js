@@ -72,13 +72,19 @@ Explore.canvas = (cameras) => {
   return { height, width, apart };
 };
 
+/** Images of a view that make one latent frame, after the first. */
+Explore.timeStride = (choice) =>
+  (Explore.value(choice, "cameras", "clip") === "shared"
+    ? 1 : Explore.part(choice, "vae").stride[0]);
+
 /** All sizes that rules and costs are about. */
 Explore.sizes = (choice) => {
   const vae = Explore.part(choice, "vae");
   const { traits } = Explore.part(choice, "backbone");
   const cameras = Explore.cameras(choice);
   const canvas = Explore.canvas(cameras);
-  const [stride, strideH, strideW] = vae.stride;
+  const [, strideH, strideW] = vae.stride;
+  const stride = Explore.timeStride(choice);
   const frames = Explore.value(choice, "video", "num_frames");
   const observed = Explore.value(choice, "video", "num_observed");
   const downscale = Explore.value(choice, "video", "target_downscale");
@@ -89,7 +95,7 @@ Explore.sizes = (choice) => {
   const groups = choice.raw.actions.groups;
   return {
     cameras, canvas, frames, observed, downscale, moments, seen,
-    stride: vae.stride,
+    stride: [stride, strideH, strideW],
     latent: { channels: vae.channels, height, width },
     target: { height: Math.floor(height / downscale), width: Math.floor(width / downscale) },
     context: canvas.apart * seen,
