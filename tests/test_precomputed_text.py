@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import safe_open
 import wamkit
 from wamkit.checkpoints.files import write_tensors
 from wamkit.cli import main
-from wamkit.config.spec import override, read
+from wamkit.config.spec import override, parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.policy.precomputed_text import StoredEncoder, precompute
@@ -191,3 +192,27 @@ def test_what_cannot_be_written_is_reported_with_its_place(tmp_path: Path) -> No
     file = tmp_path / "none" / "x.safetensors"
     with pytest.raises(WamkitError, match=r"x\.safetensors cannot be written: .*No such file"):
         write_tensors({"a": torch.zeros(1)}, file)
+
+
+def test_pickled_embeddings_are_stored_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "text.pkl", tmp_path / "text.safetensors"
+
+    def run() -> int:
+        args = ["precompute", "text", TOY, "--pickle", file, "--out", out]
+        monkeypatch.setattr(sys, "argv", ["wamkit", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    config = parse(read(TOY)).text_encoder
+    tokens = torch.randn(1, 5, config.width)
+    file.write_bytes(pickle.dumps({"lift": tokens}))
+    assert run() == 0 and "1 instructions" in capsys.readouterr().out
+    assert torch.equal(StoredEncoder(out, config).encode(["lift"]).tokens, tokens)
+    out.unlink()
+    file.write_bytes(pickle.dumps({"lift": tokens[..., :3]}))
+    assert run() != 0
+    assert f"expected [1, tokens, {config.width}]" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,7 +1,7 @@
 """Weight files: locate them, read their headers, and map their tensors into memory.
 
-Everything is written as safetensors. Pickled checkpoints (.pt, .pth) are read as data only, never
-as code.
+Everything is written as safetensors. Pickled checkpoints (.pt, .pth) and those of torch.distributed
+(DCP) are read as data only, never as code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..files.hub import is_remote as is_remote
 from ..files.locate import split_prefix, weight_files
 from ..files.safetensors_header import DAMAGED, expect_few, header
 from ..files.shards import PICKLED
-from . import pickled
+from . import dcp, pickled
 from .formats import DTYPES, apply_scale, code
 
 ALIGNED = 64  # bytes; what torch gives its own tensors
@@ -84,7 +84,10 @@ def headers(files: Iterable[Path]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for file in files:
-        entries_of_file = _pickled_header(file) if file.suffix in PICKLED else header(file)
+        if file.name == dcp.METADATA:
+            entries_of_file = dcp.header(file)
+        else:
+            entries_of_file = _pickled_header(file) if file.suffix in PICKLED else header(file)
         for name, (shape, dtype) in entries_of_file.items():
             if name in found:
                 raise WamkitError(
@@ -137,6 +140,9 @@ def open_weights(file: Path, device: torch.device | str = "cpu") -> Iterator[Rea
 
     Raises WamkitError if the file is damaged.
     """
+    if file.name == dcp.METADATA:
+        yield Reader(dcp.Tensors(file), {}, torch.device(device))
+        return
     if file.suffix in PICKLED:
         yield Reader(pickled.tensors(file), {}, torch.device(device))
         return

@@ -56,6 +56,15 @@ def command(
             autocompletion=complete_folder,
         ),
     ] = None,
+    pickled: Annotated[
+        Path | None,
+        typer.Option(
+            "--pickle",
+            metavar="FILE",
+            help="A pickled table of prompts and embeddings that an encoder like that of SPEC "
+            "made, read as data and never run (text).",
+        ),
+    ] = None,
     overrides: Overrides = None,
     column: Column = None,
     stride: Annotated[int, typer.Option(min=1, help="Store every N-th clip (latents).")] = 1,
@@ -70,9 +79,9 @@ def command(
 ) -> None:
     """Encode instructions or images once, so that it need not be done in training or use.
 
-    `text` takes --prompts or the tasks of --data; set text_encoder.embeddings_file to the file in
-    the spec. `latents` takes --data; training then reads them in place of the images. A run that
-    was interrupted resumes where it stopped.
+    `text` takes --prompts, the tasks of --data, or embeddings that others computed (--pickle); set
+    text_encoder.embeddings_file to the file in the spec. `latents` takes --data; training then
+    reads them in place of the images. A run that was interrupted resumes where it stopped.
     """
     spec = resolve_source(spec)
     policy = parse(read(spec, overrides or []), str(spec))
@@ -91,10 +100,16 @@ def command(
         for name, is_given in idle.items():
             if is_given:
                 raise WamkitError(f"{name} has no meaning for `precompute text`", "leave it out")
-        _text(policy, _lines(prompts, data), out, json)
-    elif data is None or prompts is not None:
+        if pickled is not None:
+            if prompts is not None or data is not None:
+                raise WamkitError("embeddings of a pickle and others", "leave --pickle out")
+            _pickled(policy, pickled, out, json)
+        else:
+            _text(policy, _lines(prompts, data), out, json)
+    elif data is None or prompts is not None or pickled is not None:
         raise WamkitError(
-            "latents are of the images of a data set", "name it: --data DIR, and no --prompts"
+            "latents are of the images of a data set",
+            "name it: --data DIR, and no --prompts or --pickle",
         )
     else:
         options: dict[str, Any] = {
@@ -142,6 +157,19 @@ def _text(spec: PolicySpec, lines: list[str], out: Path, json: bool) -> None:
         emit({"out": str(out), "encoded": done, "prompts": len(set(lines))})
         return
     say(f"wrote {unbroken(out)}: {done} of {len(set(lines))} instructions were new")
+    say(f'now set text_encoder.embeddings_file = "{out}"', whole=True)
+
+
+def _pickled(spec: PolicySpec, file: Path, out: Path, json: bool) -> None:
+    from ..checkpoints.pickle_values import embeddings
+    from ..policy.precomputed_text import store
+
+    found = embeddings(file)
+    store(spec.text_encoder, found, out)
+    if json:
+        emit({"out": str(out), "encoded": len(found), "prompts": len(found)})
+        return
+    say(f"wrote {unbroken(out)}: {len(found)} instructions of {unbroken(file)}")
     say(f'now set text_encoder.embeddings_file = "{out}"', whole=True)
 
 

@@ -22,7 +22,8 @@ _OTHER = {
     ".distcp": "a piece of a checkpoint of torch.distributed (DCP)",
     ".zip": "an archive",
 }
-_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt"
+DCP = ".metadata"
+"""What describes a folder of such pieces."""
 
 
 def split_prefix(path: str | Path) -> tuple[str, str | None]:
@@ -41,7 +42,7 @@ def weight_files(place: Path, folders: Sequence[str] = ()) -> list[Path]:
     was looked for and what is there.
     """
     if place.is_file():
-        return _with_shards(place)
+        return [place] if place.name == DCP else _with_shards(place)
     if not place.is_dir():
         raise WamkitError(f"no weights at {place}", "name a folder or a safetensors file")
     places = [place, *(place / name for name in folders)]
@@ -49,10 +50,13 @@ def weight_files(place: Path, folders: Sequence[str] = ()) -> list[Path]:
         for folder in places:
             if found := _in_folder(folder, suffixes):
                 return found
+    for folder in places:
+        if (folder / DCP).is_file():
+            return [folder / DCP]
     there = sorted(path.name + "/" * path.is_dir() for path in place.iterdir())
     hint = "name the folder that holds *.safetensors, or the file itself"
-    if any(name.endswith(".distcp") or name == ".metadata" for name in there):
-        hint = f"this is {_OTHER['.distcp']}: make one file of it with `{_DCP}`"
+    if any(name.endswith(".distcp") for name in there):
+        hint = f"pieces of a checkpoint of torch.distributed need their {DCP}: copy it too"
     for path in sorted(place.rglob("*.incomplete")):
         hint = f"{placeholder_error(path)}"
     raise WamkitError(
@@ -68,7 +72,8 @@ def _with_shards(file: Path) -> list[Path]:
         return shards_of_index(file)
     if file.suffix in _OTHER:
         what = _OTHER[file.suffix]
-        hint = _DCP if file.suffix == ".distcp" else "name the weights as safetensors"
+        hint = "name the weights as safetensors"
+        hint = "name the folder they are in" if file.suffix == ".distcp" else hint
         raise WamkitError(f"{file} is {what}, which is not read here", hint)
     if file.suffix not in (SUFFIX, *PICKLED):
         refuse_placeholder(file)

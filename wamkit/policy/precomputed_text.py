@@ -6,8 +6,9 @@ counts; in the metadata the prompts and the settings of the encoder that made th
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,30 @@ def precompute(
             _write(known, config, encoder.fingerprint(), file)
     _write(known, config, encoder.fingerprint(), file)
     return len(new)
+
+
+def store(config: TextEncoderConfig, found: Mapping[str, Tensor], file: Path) -> None:
+    """Write embeddings [1, L, width] that were computed elsewhere, by prompt, for `config`.
+
+    The encoder's prompt template is applied to each. Raises WamkitError if `file` is there, or an
+    embedding is of another width or not finite.
+    """
+    if file.exists():
+        raise WamkitError(f"{file} is there", "choose another file, or remove this one")
+    texts = {}
+    for prompt, tokens in found.items():
+        bad = _fault(tokens, None, None, config.width) or fault(tokens)
+        if bad is not None:
+            raise WamkitError(
+                f"of {prompt!r:.80} the embeddings are {bad}; {config.name} makes embeddings of "
+                f"width {config.width}",
+                "name the embeddings of the encoder in the spec",
+            )
+        texts[config.prompt_template.replace("{instruction}", prompt)] = Text(tokens)
+    mark = hashlib.sha256(
+        b"".join(k.encode() + t.tokens.float().numpy().tobytes() for k, t in texts.items())
+    ).hexdigest()
+    _write(texts, config, f"stored-{mark[:16]}", file)
 
 
 def build_text_encoder(config: TextEncoderConfig) -> Any:
