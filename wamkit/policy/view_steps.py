@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config.robot import View
+from ..files.images import open_image
 
 
 def fit_to_view(image: Tensor, view: View) -> Tensor:
@@ -133,4 +134,5 @@ def _by_pillow(image: Tensor, step: Callable[[Image.Image], Image.Image]) -> Ten
 def _through_jpeg(image: Image.Image, quality: int) -> Image.Image:
     stream = io.BytesIO()
     image.save(stream, format="JPEG", quality=quality)
-    return Image.open(stream)
+    with open_image(stream.getvalue(), "a JPEG of a view") as decoded:
+        return decoded.convert("RGB")
