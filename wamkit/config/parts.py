@@ -53,6 +53,14 @@ class BackboneConfig(Weighted):
         """
         raise NotImplementedError(f"{type(self).__name__} makes no narrower copy of its blocks")
 
+    def level_embedder(self) -> Any:
+        """An embedder of noise levels like the backbone's, with weights of its own.
+
+        A module with `embed_sigma` as in `wamkit.interfaces.Stack`, whose weights have the names
+        that they have in the backbone. Only where `traits.level_embedder`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no second embedder of levels")
+
     def resized(self, layers: Sequence[int], num_heads: int, mlp_dim: int) -> BackboneConfig:
         """The same architecture with only these blocks, this number of heads and this feed-forward.
 

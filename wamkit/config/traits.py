@@ -74,6 +74,11 @@ class Traits(BaseModel):
     cond_embeds_width: int = 0
     """Width of the embeddings of the backbone's own conditioner, of the image or the prompt, which
     must come with the text (`Text.cond_embeds`); 0 for none."""
+    level_embedder: bool = False
+    """True if the configuration's `level_embedder` makes a second embedder of noise levels."""
+    final_norm: bool = False
+    """True if final tokens pass a modulated norm that can be had without the projection behind it
+    (`wamkit.interfaces.Backbone.final_norm`)."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
 

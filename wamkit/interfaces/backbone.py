@@ -103,6 +103,11 @@ class Stack(nn.Module, ABC):
     blocks: Any
     """The `Block`s, input side first; None at layers where these tokens rest."""
 
+    @property
+    def text_stack(self) -> Stack:
+        """The stack whose embedding of a prompt its blocks read, so that it is computed once."""
+        return self
+
     def embed_text(self, text: Text) -> TextCond | None:
         """Embed a prompt for the blocks or the text stream; None if they take none.
 
@@ -186,6 +191,13 @@ class Backbone(Stack):
         """Modulation of noise levels for `final_layer` [R, ...]."""
         return None
 
+    def final_norm(self, x: Tensor, modulation: Any) -> Tensor:
+        """The modulated norm [B, S, D] that final tokens pass before they are projected.
+
+        Only where `traits.final_norm`; `modulation` are rows of `final_modulation`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no norm apart from its final layer")
+
     def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
         """Final tokens of the clip [B, S, D] to velocity d x / d sigma [B, C, T, h, w].
 
@@ -266,6 +278,10 @@ class WrappedBackbone(Backbone):
     def final_modulation(self, sigma: SigmaCond) -> Tensor | None:
         """As the inner backbone's."""
         return self.inner.final_modulation(sigma)
+
+    def final_norm(self, x: Tensor, modulation: Any) -> Tensor:
+        """As the inner backbone's."""
+        return self.inner.final_norm(x, modulation)
 
     def final_layer(self, x: Tensor, modulation: Any, clip: Clip) -> Tensor:
         """As the inner backbone's."""

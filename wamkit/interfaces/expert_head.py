@@ -48,6 +48,14 @@ class ExpertHead(ActionHead):
         """Embed noise levels [R] for the head's encoders and decoders: [R, ...], or None."""
         return None
 
+    def final_levels(self, stack: Stack, sigmas: Tensor) -> Tensor | None:
+        """As `embed_levels`, for heads whose encoders and decoders read what their stack makes."""
+        return self.embed_levels(sigmas)
+
+    def final_norm(self, backbone: Backbone, x: Tensor, level: Any) -> Tensor:
+        """Final tokens [B, n, D] of a group before they are decoded."""
+        return x
+
     @abstractmethod
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         """Tokens [B, n, D] of a group; `level` is rows [B or 1, n or 1, ...] of `embed_levels`."""
@@ -77,7 +85,7 @@ class ExpertHead(ActionHead):
         )
         if prefill:
             return ModelOutput(cache=kept)
-        found = {} if own is None else self._decode_outputs(own, tokens[-1])
+        found = {} if own is None else self._decode_outputs(backbone, own, tokens[-1])
         return ModelOutput(**velocities(backbone, videos, tokens), **found, cache=kept)
 
     def _stream(
@@ -90,7 +98,7 @@ class ExpertHead(ActionHead):
         batch = inputs.text.tokens.shape[0]
         parts = [(group.level, len(group.roles)) for group in groups]
         levels = LevelTable.of(parts, batch, device)
-        rows = runner.level_rows(self, self.embed_levels, levels)
+        rows = runner.level_rows(self, lambda sigmas: self.final_levels(stack, sigmas), levels)
         lengths = [len(group.roles) for group in groups]
         each = [None] * len(groups) if rows is None else _split(rows, lengths)
         found = [
@@ -116,16 +124,17 @@ class ExpertHead(ActionHead):
         modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
         cond, text_kv = None, None
         if not (isinstance(stack, Backbone) and stack.traits.text == "stream"):
-            cond, text_kv = runner.text(stack, blocks, text)
+            cond, text_kv = runner.text(stack.text_stack, blocks, text)
         segments = _segments(groups)
         stream = Stream(blocks, x, segments, index, modulation, rotary, text_kv, cond)
         return _Tokens(stream, groups, each)
 
-    def _decode_outputs(self, own: _Tokens, x: Tensor) -> dict[str, Tensor]:
+    def _decode_outputs(self, backbone: Backbone, own: _Tokens, x: Tensor) -> dict[str, Tensor]:
         parts = x.split([len(group.roles) for group in own.groups], 1)
         found: dict[str, list[tuple[Tensor, Any]]] = {}
         for group, part, row in zip(own.groups, parts, own.levels, strict=True):
             if group.modality in MODALITIES:
+                part = self.final_norm(backbone, part, row)
                 found.setdefault(group.modality, []).append((part, row))
         return {
             name: cat_tokens([self.decode_tokens(name, part, row) for part, row in pieces])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -43,10 +43,30 @@ class SharedStream(ActionHeadConfig):
     text: Literal["backbone", "stream"] | None = None
     """How the prompt is read: as the backbone reads it, or as text tokens that pass the blocks
     with the actions (`stream`). By default `stream` where the backbone reads none."""
+    levels: Literal["backbone", "own"] = "backbone"
+    """Which embedder of noise levels conditions the tokens in the blocks: that of the frames, or a
+    second one with weights of its own (`own`: LingBot-VA)."""
+    way_out: Literal["norm", "final_norm"] = "norm"
+    """What final tokens pass before they are decoded: a norm with weights of the head's own, or the
+    norm of the frames, modulated by the noise level (`final_norm`: LingBot-VA)."""
+    channels: int | None = Field(None, gt=0)
+    """Channels of the network's actions, where it has one for every value of every robot
+    (LingBot-VA: 30); left open, as many as the action has values."""
+    channel_map: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """For `channels`: the channel of each value of an action, in the robot's order. The others are
+    zero on the way in, and are not read on the way out."""
     embodiments: int = Field(1, gt=0)
     """Robots that the head has encoders and decoders for, each with weights of its own."""
     embodiment: int = Field(0, ge=0)
     """The robot that this policy is for, counted from 0; the weights of the others rest."""
+
+    @property
+    def channel_places(self) -> slice | list[int]:
+        """`channel_map` as an index: a slice where the channels follow each other."""
+        first, count = self.channel_map[0], len(self.channel_map)
+        if self.channel_map == tuple(range(first, first + count)):
+            return slice(first, first + count)
+        return [*self.channel_map]
 
     @property
     def reads_text(self) -> bool:
@@ -83,6 +103,24 @@ class SharedStream(ActionHeadConfig):
                 why=f"the policy is given a state of {spec.state.size} values that nothing reads",
                 hint='set action_head.state = "token", or state.size = 0',
             )
+        yield from self._channel_conflicts(spec)
+        if self.way_out == "final_norm" and self.embedder != "linear":
+            yield Conflict(
+                between=("action_head.way_out", "action_head.embedder"),
+                why="tokens that leave through the backbone's norm are embedded by one layer",
+                hint='set action_head.embedder = "linear", or action_head.way_out = "norm"',
+            )
+        for key, option, ability, why in (
+            ("levels", "own", traits.level_embedder, "makes no second embedder of noise levels"),
+            ("way_out", "final_norm", traits.final_norm, "has no modulated norm of its own to use"),
+        ):
+            if getattr(self, key) == option and not ability:
+                default = type(self).model_fields[key].default
+                yield Conflict(
+                    between=(f"action_head.{key}", "backbone"),
+                    why=f"{spec.backbone.name} {why}",
+                    hint=f'set action_head.{key} = "{default}"',
+                )
         if self.text == "stream" and traits.text == "stream":
             yield Conflict(
                 between=("action_head.text", "backbone"),
@@ -100,6 +138,27 @@ class SharedStream(ActionHeadConfig):
                 between=("action_head.positions", "backbone"),
                 why="the backbone's blocks know no time, so that actions would have no order",
                 hint='set action_head.positions = "sinusoid"',
+            )
+
+    def _channel_conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        given, size = self.channel_map, spec.actions.size
+        if self.channels is None and not given:
+            return
+        why = None
+        if self.channels is None:
+            why = "a channel_map, and channels does not say how many channels there are"
+        elif len(given) != size:
+            why = f"{len(given)} channels for the {size} values of an action"
+        elif len(set(given)) < len(given):
+            why = "two values of an action have the same channel"
+        elif max(given) >= self.channels:
+            why = f"channel {max(given)} of {self.channels}, counted from 0"
+        if why is not None:
+            yield Conflict(
+                between=("action_head.channel_map", "actions.groups"),
+                why=why,
+                hint="name one channel for each value of an action, in the order of "
+                "actions.groups, and write their number as action_head.channels",
             )
 
     def build(self, sizes: HeadContext) -> Any:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from wamkit.engine.layers import LayerNorm
 
+Places = slice | list[int]
+"""Inputs or outputs of a layer that are used; those of the others are zero, or not read."""
+
 
 class Linear(nn.Module):
     """A linear layer of one of several robots; the weights of others are unused."""
@@ -23,10 +26,13 @@ class Linear(nn.Module):
         bound = inputs**-0.5  # as torch initializes a linear layer
         self.weight = nn.Parameter(torch.empty(count, outputs, inputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(count, outputs).uniform_(-bound, bound))
+        self.reads: Places = slice(None)
+        self.writes: Places = slice(None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
-        return F.linear(x, self.weight[self.chosen], self.bias[self.chosen])
+        """[..., inputs] to [..., outputs], of those that are used."""
+        weight, bias = self.weight[self.chosen], self.bias[self.chosen]
+        return F.linear(x, weight[self.writes][:, self.reads], bias[self.writes])
 
 
 class Perceptron(nn.Module):
@@ -64,9 +70,11 @@ class NoisyEmbedder(nn.Module):
 class Decoder(nn.Module):
     """Final tokens to velocities: a norm of the head's own, for the backbone's is for frames."""
 
-    def __init__(self, width: int, size: int, robots: tuple[int, int], *, deep: bool) -> None:
+    def __init__(
+        self, width: int, size: int, robots: tuple[int, int], *, deep: bool, norm: bool = True
+    ) -> None:
         super().__init__()
-        self.norm = LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width, eps=1e-6) if norm else nn.Identity()
         self.out: nn.Module
         if deep:
             self.out = Perceptron(width, width, size, robots)
@@ -76,3 +84,17 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, n, D] to [B, n, A]."""
         return self.out(self.norm(x))
+
+
+def first_layer(embedder: nn.Module) -> Linear:
+    """The layer that reads a vector's values."""
+    layer = embedder.W1 if isinstance(embedder, NoisyEmbedder) else embedder
+    assert isinstance(layer, Linear)
+    return layer
+
+
+def last_layer(decoder: Decoder) -> Linear:
+    """The layer that writes a vector's values."""
+    layer = decoder.out.layer2 if isinstance(decoder.out, Perceptron) else decoder.out
+    assert isinstance(layer, Linear)
+    return layer

@@ -21,7 +21,8 @@ from wamkit.engine.layers import latent_times, sinusoid
 from wamkit.interfaces import Backbone, ExpertHead, Stack
 from wamkit.interfaces.types import CLEAN, ModelInputs, TokenGroup
 
-from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
+from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron, first_layer, last_layer
+from .levels import OwnLevels
 
 if TYPE_CHECKING:
     from . import SharedStream
@@ -36,12 +37,20 @@ class SharedStreamHead(ExpertHead):
         super().__init__()
         self.config, self.sizes = config, sizes
         width, robots = sizes.traits.width, (config.embodiments, config.embodiment)
-        deep = config.embedder == "mlp_sinusoid"
+        deep, norm = config.embedder == "mlp_sinusoid", config.way_out == "norm"
         for part in sizes.predicts:
             size = sizes.token_dim(part)
-            embedder = NoisyEmbedder if deep else Linear
-            self.add_module(f"{part}_embedder", embedder(size, width, robots))
-            self.add_module(f"{part}_decoder", Decoder(width, size, robots, deep=deep))
+            if part == "action" and config.channels is not None:
+                size = config.channels
+            embedder = (NoisyEmbedder if deep else Linear)(size, width, robots)
+            decoder = Decoder(width, size, robots, deep=deep, norm=norm)
+            if part == "action" and config.channels is not None:
+                first_layer(embedder).reads = last_layer(decoder).writes = config.channel_places
+            self.add_module(f"{part}_embedder", embedder)
+            self.add_module(f"{part}_decoder", decoder)
+        self.level_embedder: nn.Module | None = None
+        if config.levels == "own":
+            self.level_embedder = sizes.backbone.level_embedder()
         if sizes.state and config.state == "token":
             self.state_embedder = (
                 Perceptron(sizes.state, width, width, robots)
@@ -52,8 +61,23 @@ class SharedStreamHead(ExpertHead):
         if config.text == "stream":
             self.text_embedder = nn.Linear(sizes.traits.text_width, width)
 
+    def initialize_from(self, backbone: Backbone) -> None:
+        """Begin with a copy of the backbone's embedder of noise levels, if no weights are named."""
+        super().initialize_from(backbone)
+        if self.level_embedder is not None and self.config.weights is None:
+            known = backbone.state_dict()
+            ours = {name: known[name].clone() for name in self.level_embedder.state_dict()}
+            self.level_embedder.load_state_dict(ours)
+
     def stack(self, backbone: Backbone) -> Stack:
-        return backbone
+        if self.level_embedder is None:
+            return backbone
+        if self.__dict__.get("_backbone") is not backbone:
+            self.__dict__["_backbone"] = backbone
+            self.__dict__["_stack"] = OwnLevels(backbone, self.level_embedder)
+        return self._stack
+
+    _stack: OwnLevels
 
     def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         """Text, state and actions; next state and value come after their chunk."""
@@ -104,6 +128,15 @@ class SharedStreamHead(ExpertHead):
         if self.config.embedder != "mlp_sinusoid":
             return None
         return sinusoid(1000 * sigmas, self.sizes.traits.width)
+
+    def final_levels(self, stack: Stack, sigmas: Tensor) -> Tensor | None:
+        if self.config.way_out != "final_norm":
+            return self.embed_levels(sigmas)
+        assert isinstance(stack, Backbone)
+        return stack.final_modulation(stack.embed_sigma(sigmas))
+
+    def final_norm(self, backbone: Backbone, x: Tensor, level: Any) -> Tensor:
+        return x if self.config.way_out != "final_norm" else backbone.final_norm(x, level)
 
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         embedder = self.get_submodule(f"{group.modality}_embedder")

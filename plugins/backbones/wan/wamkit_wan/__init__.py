@@ -115,6 +115,8 @@ class Wan(VariantBackbone):
             num_kv_heads=self.num_heads,
             head_dim=self.head_dim,
             mlp_dim=self.mlp_dim,
+            level_embedder=True,
+            final_norm=True,
             experts=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
@@ -150,6 +152,11 @@ class Wan(VariantBackbone):
         from .expert import WanExpert
 
         return WanExpert(self.traits, width, mlp_dim)
+
+    def level_embedder(self) -> Any:
+        from .embedders import LevelEmbedder
+
+        return LevelEmbedder(self.traits.width)
 
     def conditioner(self) -> Any:
         from wamkit.checkpoints import conditioner

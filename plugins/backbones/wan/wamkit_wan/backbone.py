@@ -67,7 +67,10 @@ class WanBackbone(WanStack, Backbone):
         rows[:, 1] += 1
         return rows
 
-    def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
+    def final_norm(self, x: Tensor, modulation: Tensor) -> Tensor:
         shift, scale = modulation.unbind(2)
-        y = self.proj_out(ada_norm(x, shift, scale))
+        return ada_norm(x, shift, scale)
+
+    def final_layer(self, x: Tensor, modulation: Tensor, clip: Clip) -> Tensor:
+        y = self.proj_out(self.final_norm(x, modulation))
         return unpatched(y, clip.grid, self.traits.patch_size[1:])

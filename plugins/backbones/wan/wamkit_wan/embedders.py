@@ -42,15 +42,41 @@ class ImageEmbedder(nn.Module):
         return self.norm2(self.ff(self.norm1(x)))
 
 
-class ConditionEmbedder(nn.Module):
-    """The embedders of noise level, prompt and image, together because diffusers names them so."""
+class TimeEmbedder(nn.Module):
+    """The embedder of noise levels, which Wan counts in thousandths."""
 
-    def __init__(self, width: int, text_width: int, cond_embeds_width: int = 0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.time_embedder = Embedder(FREQUENCIES, width, nn.SiLU())
         self.time_proj = nn.Linear(width, 6 * width)
+
+    def embed_sigma(self, sigmas: Tensor) -> WanSigma:
+        """Levels [R] as blocks and final layer read them."""
+        waves = sinusoid(1000 * sigmas.float(), FREQUENCIES)
+        level = self.time_embedder(waves.to(self.time_embedder.linear_1.weight.dtype)).float()
+        rows = self.time_proj(F.silu(level).to(self.time_proj.weight.dtype)).float()
+        return WanSigma(level, rows.unflatten(-1, (6, -1)))
+
+
+class ConditionEmbedder(TimeEmbedder):
+    """The embedders of noise level, prompt and image, together because diffusers names them so."""
+
+    def __init__(self, width: int, text_width: int, cond_embeds_width: int = 0) -> None:
+        super().__init__(width)
         self.text_embedder = Embedder(text_width, width, nn.GELU("tanh"))
         self.image_embedder = ImageEmbedder(cond_embeds_width, width) if cond_embeds_width else None
+
+
+class LevelEmbedder(nn.Module):
+    """A second embedder of noise levels, for tokens that pass the backbone's blocks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.condition_embedder = TimeEmbedder(width)
+
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> WanSigma:
+        """As the backbone's."""
+        return self.condition_embedder.embed_sigma(sigmas)
 
 
 class WanStack(Stack):
@@ -74,13 +100,7 @@ class WanStack(Stack):
         return embedder.image_embedder(tokens.to(embedder.time_proj.weight.dtype))  # type: ignore[no-any-return]
 
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> WanSigma:
-        """Levels [R], which Wan counts in thousandths."""
-        embedder = self.condition_embedder
-        waves = sinusoid(1000 * sigmas.float(), FREQUENCIES)
-        level = embedder.time_embedder(waves.to(embedder.time_embedder.linear_1.weight.dtype))
-        level = level.float()
-        rows = embedder.time_proj(F.silu(level).to(embedder.time_proj.weight.dtype)).float()
-        return WanSigma(level, rows.unflatten(-1, (6, -1)))
+        return self.condition_embedder.embed_sigma(sigmas)
 
     def embed_positions(self, positions: Tensor) -> RotaryEmbedding:
         """Row and column take 2 * (E // 6) elements of a head each, time takes the others."""
