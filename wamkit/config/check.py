@@ -21,6 +21,7 @@ from .shared_clip import shared_clip_conflicts
 from .spec import PolicySpec, draft, read
 from .tiling import resize_hint, retile
 from .trained import naming_hint, strange_text_encoder, strange_vae
+from .view_encoding import view_conflicts
 
 
 class _AbsentError(Exception):
@@ -105,6 +106,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _guides,
         _text,
         _canvas,
+        view_conflicts,
         _clip,
         _future,
         level_conflicts,

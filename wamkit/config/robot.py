@@ -93,13 +93,16 @@ class View(Section):
     """Quality of a JPEG that the image passes before the resize to `size`, for policies that
     learned from JPEGs; left open, none."""
     filter: Literal["bilinear", "bicubic"] = "bilinear"
-    """Of the resizes to `recorded_size` and `size`; antialiased."""
+    """Of the resizes to `recorded_size` and `size`."""
     center_crop: float = Field(1.0, gt=0, le=1)
     """Share of the area that is cut from the center after the resize, and resized to `size` again,
     bilinear: the mean of the random crops that a policy learned from. 1 cuts nothing."""
     rounding: Literal["none", "uint8"] = "none"
     """`uint8`: images are 8-bit between all steps, and resized by Pillow, which rounds after each
     axis; systems whose evaluation resizes 8-bit images need it."""
+    antialias: bool = True
+    """Whether the resize averages all pixels of a larger image; without it, bilinear between the
+    nearest ones (LingBot-VA)."""
 
     value_range: tuple[float, float] | None = None
     """For deep images, of one channel such as depth: the values that become black and white, in
@@ -115,6 +118,11 @@ class View(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> View:
+        if self.rounding == "uint8" and not self.antialias:
+            raise ValueError(
+                "images that are 8-bit between all steps are resized by Pillow, which averages; "
+                "leave antialias or rounding out"
+            )
         steps = {"jpeg": self.jpeg is not None, "rounding": self.rounding != "none"}
         if self.value_range is not None and any(steps.values()):
             name = next(name for name, wanted in steps.items() if wanted)
@@ -139,8 +147,11 @@ class View(Section):
 class CameraConfig(Section):
     """How the views are laid on one canvas, the same in dataset, server and simulator."""
 
-    layout: Literal["side_by_side", "t_shape", "grid", "frame_per_view"] = "side_by_side"
-    """`side_by_side`: one row. `t_shape`: the first view above a row of the others.
+    layout: Literal["side_by_side", "t_shape", "inverted_t", "grid", "frame_per_view"] = (
+        "side_by_side"
+    )
+    """`side_by_side`: one row. `t_shape`: the first view above a row of the others; `inverted_t`:
+    below it.
     `grid`: rows of `columns` views. `frame_per_view`: each view is a latent frame by itself, one
     after the other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163)."""
     views: tuple[View, ...] = Field(min_length=1)
@@ -151,6 +162,9 @@ class CameraConfig(Section):
     """Which images the VAE sees as one clip under `frame_per_view`. `per_view`: those of one view.
     `shared`: all, each repeated for a latent frame of its own, with black ones in the slots of the
     action head; every latent then depends on those before it (published for Cosmos Policy)."""
+    encode: Literal["canvas", "views"] = "canvas"
+    """What the VAE encodes: the canvas as one image, or every view by itself, with its latents laid
+    on the canvas (LingBot-VA)."""
 
     @property
     def apart(self) -> int:
@@ -182,8 +196,9 @@ class CameraConfig(Section):
             return [self.views]
         if self.layout == "frame_per_view":
             return [(view,) for view in self.views]
-        if self.layout == "t_shape":
-            return [row for row in (self.views[:1], self.views[1:]) if row]
+        if self.layout in ("t_shape", "inverted_t"):
+            rows = [row for row in (self.views[:1], self.views[1:]) if row]
+            return rows if self.layout == "t_shape" else rows[::-1]
         n = self.columns
         return [self.views[i : i + n] for i in range(0, len(self.views), n)]
 

@@ -10,12 +10,14 @@ imagined, and slots for a blank frame, the state, the action and the next state:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config.spec import PolicySpec
+from .view_latents import decode_by_view, encode_by_view
 
 BLACK = -1.0
 
@@ -32,6 +34,8 @@ def encode_canvas(spec: PolicySpec, vae: Any, canvas: Tensor) -> Tensor:
     Views that are frames are consecutive in T.
     """
     views = spec.cameras.apart
+    if spec.cameras.encode == "views":
+        return encode_by_view(spec, partial(_encode, vae), canvas)
     if spec.cameras.clip == "shared":
         before, between = spec.action_head.black_frames(spec.sizes)
         observed = before + views * spec.video.num_observed
@@ -79,6 +83,8 @@ def decode_latents(spec: PolicySpec, vae: Any, z: Tensor, canvas: Tensor) -> Ten
     decoded before the imagined ones.
     """
     views, dtype = spec.cameras.apart, vae_dtype(vae)
+    if spec.cameras.encode == "views":
+        return decode_by_view(spec, lambda x: vae.decode(x.to(dtype)).float(), z)
     if spec.cameras.clip == "shared":
         before, between = spec.action_head.black_frames(spec.sizes)
         observed = views * spec.video.num_observed

@@ -26,7 +26,7 @@ def fit_to_view(image: Tensor, view: View) -> Tensor:
     if not view.is_8bit:
         image = _turn(_to_unit(image), view)
         if view.recorded_size is not None:
-            image = _resize(image, view.recorded_size, view.filter).clamp(-1, 1)
+            image = _resize(image, view.recorded_size, view).clamp(-1, 1)
         return _fit(image, view)
     device = image.device
     image = _turn(_to_8bit(image.cpu()), view)
@@ -98,7 +98,7 @@ def _fit(image: Tensor, view: View) -> Tensor:
     """A float image cut or framed, resized and cropped."""
     image = _frame(image, view, black=-1.0)
     if image.shape[-2:] != (goal := _covering(image, view)):
-        image = _resize(image, goal, view.filter).clamp(-1, 1)
+        image = _resize(image, goal, view).clamp(-1, 1)
     image = _cut(image, view)
     return image if view.center_crop == 1 else _crop_center(image, view).clamp(-1, 1)
 
@@ -108,11 +108,14 @@ def _crop_center(image: Tensor, view: View) -> Tensor:
     (height, width), edge = view.size, math.sqrt(view.center_crop)
     high, wide = max(1, int(height * edge)), max(1, int(width * edge))
     top, left = round((height - high) / 2), round((width - wide) / 2)
-    return _resize(image[..., top : top + high, left : left + wide], view.size, "bilinear")
+    cut = image[..., top : top + high, left : left + wide]
+    return F.interpolate(cut, view.size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _resize(image: Tensor, size: tuple[int, int], kind: str) -> Tensor:
-    return F.interpolate(image, size, mode=kind, antialias=True, align_corners=False)
+def _resize(image: Tensor, size: tuple[int, int], view: View) -> Tensor:
+    return F.interpolate(
+        image, size, mode=view.filter, antialias=view.antialias, align_corners=False
+    )
 
 
 def _resize_8bit(image: Tensor, size: tuple[int, int], view: View) -> Tensor:
