@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING
 
-from .parts import ActionHeadConfig
+from .parts import ActionHeadConfig, Conflict, ParadigmConfig
+
+if TYPE_CHECKING:
+    from .spec import PolicySpec
 
 
 def other_heads(fits: Callable[[type[ActionHeadConfig]], bool]) -> str:
@@ -26,3 +30,25 @@ def other_heads(fits: Callable[[type[ActionHeadConfig]], bool]) -> str:
 def heads_with_tokens() -> str:
     """`other_heads` that other tokens may attend to."""
     return other_heads(lambda cls: cls.exposes_tokens)
+
+
+def hidden_tokens(paradigm: ParadigmConfig, spec: PolicySpec) -> Iterator[Conflict]:
+    """Yield a conflict if a paradigm lets others attend to actions of a head without tokens."""
+    numbers = {"action", "next_state", "value"}
+    viewers = sorted(
+        {role.partition(".")[0] for role, seen in paradigm.sees.items() if _sees_action(role, seen)}
+        - numbers
+    )
+    if viewers and not spec.action_head.exposes_tokens:
+        yield Conflict(
+            between=("paradigm", "action_head"),
+            why=f"{paradigm.name} lets {', '.join(viewers)} attend to the action, but "
+            f"{spec.action_head.name} only reads the video and exposes no tokens",
+            hint=f"choose an action_head with tokens of its own{heads_with_tokens()}, or a "
+            "paradigm in which only the action looks at the action",
+        )
+
+
+def _sees_action(role: str, seen: Collection[str]) -> bool:
+    """True if tokens that do not belong to the action head attend to those that do."""
+    return role != "state" and any(r.partition(".")[0] == "action" for r in seen)

@@ -7,7 +7,7 @@ Nothing here imports torch. A part is data about a thing (a name, a variant, som
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -327,6 +327,14 @@ class ParadigmConfig(Part):
         return 1
 
     @property
+    def observed_in_block(self) -> bool:
+        """Whether the observed frames count as frames of the first chunk of an episode.
+
+        That chunk has then as many fewer new frames, and fewer actions.
+        """
+        return False
+
+    @property
     def max_target_frames(self) -> int | None:
         """Latent frames of each view that it wants imagined for one chunk; None for any number."""
         return None
@@ -346,21 +354,9 @@ class ParadigmConfig(Part):
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """Yield the conflicts of the paradigm with `spec`."""
-        numbers = {"action", "next_state", "value"}
-        viewers = sorted(
-            {role.partition(".")[0] for role, seen in self.sees.items() if _sees_action(role, seen)}
-            - numbers
-        )
-        if viewers and not spec.action_head.exposes_tokens:
-            from .alternatives import heads_with_tokens
+        from .alternatives import hidden_tokens
 
-            yield Conflict(
-                between=("paradigm", "action_head"),
-                why=f"{self.name} lets {', '.join(viewers)} attend to the action, but "
-                f"{spec.action_head.name} only reads the video and exposes no tokens",
-                hint=f"choose an action_head with tokens of its own{heads_with_tokens()}, or a "
-                "paradigm in which only the action looks at the action",
-            )
+        yield from hidden_tokens(self, spec)
 
 
 class EnvironmentConfig(Part):
@@ -378,8 +374,3 @@ class EnvironmentConfig(Part):
     def build(self) -> Any:
         """Return a `wamkit.simulate.Environment`; called in the process that it will run in."""
         raise NotImplementedError(f"{type(self).__name__} must build an environment")
-
-
-def _sees_action(role: str, seen: Collection[str]) -> bool:
-    """True if tokens that do not belong to the action head attend to those that do."""
-    return role != "state" and any(r.partition(".")[0] == "action" for r in seen)

@@ -92,14 +92,28 @@ class PolicySpec(Table):
     @property
     def num_images(self) -> int:
         """Images in a training sample: observed ones, and the future of every block."""
-        return self.video.num_observed + self.paradigm.chunks_per_sample * (
-            self.video.num_frames - self.video.num_observed
+        chunks, lead = self.paradigm.chunks_per_sample, self.lead_frames * self.vae.stride[0]
+        return (
+            self.video.num_observed
+            + chunks * (self.video.num_frames - self.video.num_observed)
+            - lead
         )
 
     @property
     def steps(self) -> int:
         """Actions in a training sample."""
-        return self.paradigm.chunks_per_sample * self.actions.chunk_size
+        return self.paradigm.chunks_per_sample * self.actions.chunk_size - self.lead_steps
+
+    @property
+    def lead_frames(self) -> int:
+        """Latent frames of the first chunk that are the observed ones (`observed_in_block`)."""
+        return self.latent_frames[0] // self.cameras.apart if self.paradigm.observed_in_block else 0
+
+    @property
+    def lead_steps(self) -> int:
+        """Actions of the first chunk that led to them, which nobody knows."""
+        imagined = max(self.latent_frames[1] // self.cameras.apart, 1)
+        return self.actions.chunk_size * self.lead_frames // imagined
 
     @property
     def time_stride(self) -> int:

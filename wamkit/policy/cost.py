@@ -227,7 +227,7 @@ def zero_inputs(
 ) -> ModelInputs:
     """One sample of zeros: the inputs at the start of a chunk, or of `chunks` chunks at `sigma`."""
     traits, (observed, imagined) = spec.backbone.traits, spec.latent_frames
-    imagined *= chunks
+    imagined = imagined * chunks - (spec.lead_frames * spec.cameras.apart if chunks > 1 else 0)
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(1, *shape, device=device)

@@ -41,6 +41,8 @@ def modality_loss(
     steps = spec.steps if part == "action" else 1
     shape = (len(batch.actions), steps, spec.sizes.token_dim(part))
     real = element_mask(spec, part, batch, shape).to(policy.device)
+    if part == "action" and spec.lead_steps:
+        real = torch.cat([torch.ones_like(real[:, : spec.lead_steps]), real], 1)
     real = preprocessing.to_latent(policy, part, real)
     found = velocity.take(part, noisy)
     return vector_loss(found, target, real, vectors if spec.action_head.is_regression else None)

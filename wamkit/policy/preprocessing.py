@@ -68,6 +68,9 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
     actions = batch.actions  # made ready where they are, which is mostly the host
     valid = None if batch.step_valid is None else batch.step_valid.to(actions.device)
     actions = policy.actions.encode(actions, physical, valid)
+    if spec.lead_steps:  # before the episode nothing moved
+        rest = actions.new_zeros(len(actions), spec.lead_steps, a)
+        actions = torch.cat([policy.actions.normalizer.encode(rest), actions], 1)
     vectors = {"action": to_device(actions, policy.device)}
     state = _state(policy, physical)
     for part in spec.predicts[1:]:
@@ -167,9 +170,10 @@ def build_inputs(
 
 def to_latent(policy: Policy, part: str, x: Tensor) -> Tensor:
     """Vectors [B, N, A] in the form to which noise is added, chunk by chunk."""
-    if part != "action" or policy.spec.paradigm.chunks_per_sample == 1:
-        return policy.action_head.to_latent(part, x)
     n = policy.spec.actions.chunk_size
+    one = policy.spec.paradigm.chunks_per_sample == 1 or policy.spec.lead_steps  # action by action
+    if part != "action" or one:
+        return policy.action_head.to_latent(part, x)
     chunks = policy.action_head.to_latent(part, x.unflatten(1, (-1, n)).flatten(0, 1))
     return chunks.unflatten(0, (x.shape[0], -1)).flatten(1, 2)
 

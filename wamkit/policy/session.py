@@ -65,7 +65,9 @@ class Session:
         video = self.policy.spec.video
         if self._first is None:
             return video.num_observed
-        return len(self._chunks) * (video.num_frames - video.num_observed)
+        steps = sum(chunk.shape[1] for chunk in self._chunks)
+        chunk_size = self.policy.spec.actions.chunk_size
+        return steps * (video.num_frames - video.num_observed) // chunk_size
 
     @torch.no_grad()
     def act(
@@ -150,7 +152,8 @@ class Session:
         preprocessing.expect_images(observation, self.num_images)
         self.policy.cameras.canvas(observation.images)  # are all cameras there?
         done = torch.cat(self._chunks, 1) if executed is None else executed
-        wanted = (first.batch, len(self._chunks) * spec.actions.chunk_size, spec.actions.size)
+        steps = sum(chunk.shape[1] for chunk in self._chunks)
+        wanted = (first.batch, steps, spec.actions.size)
         self._expect(
             tuple(done.shape) == wanted,
             f"executed actions {list(done.shape)}; the session waits for {list(wanted)}",

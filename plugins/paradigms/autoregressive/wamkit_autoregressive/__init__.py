@@ -49,9 +49,18 @@ class Autoregressive(ParadigmConfig):
     anew at the newest frames and with the newest state (`restart`: DreamZero), or the oldest block
     leaves the memory, and the first frames and the first state stay (`slide`: LingBot-VA), which
     asks for distances in time and states of an age that no sample of so few blocks has shown."""
+    first_frames: Literal["apart", "in_block"] = "apart"
+    """The observed frames of an episode: a context that every block sees, itself without noise in
+    training (`apart`); or frames of the first block as all others, which are learned too and leave
+    the memory with it, so that a first chunk has as many fewer new frames and actions, and actions
+    of zero stand before these (`in_block`: LingBot-VA)."""
+    levels_per: Literal["block", "frame"] = "block"
+    """What has a noise level of its own in training: a block, or every frame, and the actions that
+    lead to it (LingBot-VA)."""
     context_noise_prob: float = Field(0.5, ge=0, le=1)
-    """Share of training samples in which the clean copies of frames are noised, each block at a
-    level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero: 0."""
+    """Share of training samples in which the clean copies of frames are noised, each block or frame
+    at a level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero:
+    0."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Autoregressive:
@@ -65,6 +74,10 @@ class Autoregressive(ParadigmConfig):
     @property
     def chunks_per_sample(self) -> int:
         return self.chunks
+
+    @property
+    def observed_in_block(self) -> bool:
+        return self.first_frames == "in_block"
 
     @property
     def reach(self) -> int:
@@ -89,6 +102,9 @@ class Autoregressive(ParadigmConfig):
         clean parts. Those without a number are the first block, its clean frames `target'`.
         """
         table: dict[str, frozenset[str]] = dict.fromkeys(("text", "context"), OBSERVED)
+        if self.observed_in_block:
+            table["text"] = frozenset({"text"})
+            table["context"] = OBSERVED | {"state", "target.0", "target"}
         table["state"] = frozenset({"state"})
         for k in range(self.chunks):
             table |= self._block(k)
@@ -105,11 +121,14 @@ class Autoregressive(ParadigmConfig):
     def _block(self, k: int) -> dict[str, frozenset[str]]:
         """The rows of block k."""
         past = range(max(0, k - self.reach), k)
-        seen = OBSERVED | {f"seen.{i}" for i in past}
+        known = {"text"} if self.observed_in_block else OBSERVED
+        seen = frozenset({f"seen.{i}" for i in past} | known)
         did = frozenset(f"did.{i}" for i in past) if self.remembers_actions else frozenset()
         frames = seen | did if self._past_actions == "everyone" else seen
         asks, own = frames | {"state"}, {f"target.{k}", f"action.{k}"}
-        table = {f"seen.{k}": frames | {f"seen.{k}"}, f"target.{k}": asks | {f"target.{k}"}}
+        if self.observed_in_block and k == 0:  # those of the first block, which are no target
+            own.add("context")
+        table = {f"seen.{k}": frames | {f"seen.{k}"}, f"target.{k}": asks | own - {f"action.{k}"}}
         if self.action == "mutual":
             table[f"target.{k}"] = asks | own
             table[f"action.{k}"] = seen | did | {"state"} | own
@@ -146,12 +165,33 @@ class Autoregressive(ParadigmConfig):
                 hint="choose a backbone that was trained to denoise, or a paradigm whose action "
                 'needs no future, such as single_pass: set paradigm.name = "single_pass"',
             )
+        elif self.observed_in_block and spec.latent_frames[1]:
+            yield from self._first_block_conflicts(spec)
         elif not spec.latent_frames[1]:
             yield Conflict(
                 between=("paradigm", "video.num_frames"),
                 why=f"{self.name} goes from block to block of imagined frames, and of "
                 f"{video.num_frames} images none is left to imagine",
                 hint=f"set video.num_frames = {video.num_observed + spec.vae.stride[0]}",
+            )
+
+    def _first_block_conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """What keeps observed frames from being frames of the first block."""
+        chunk, (observed, imagined) = spec.actions.chunk_size, spec.latent_frames
+        why = None
+        if imagined <= observed:
+            why = f"of {imagined} frames of a block {observed} are observed, and none is left"
+        elif chunk * observed % imagined:
+            why = f"{chunk} actions are not as many for each of {imagined} frames"
+        elif spec.action_head.tokens(spec.sizes).get("action", 0) != chunk:
+            why = f"{spec.action_head.name} has no token for every action"
+        elif spec.video.target_downscale > 1:
+            why = "imagined frames have a grid of their own"
+        if why is not None:
+            yield Conflict(
+                between=("paradigm.first_frames", "video"),
+                why=f"the observed frames are to be frames of the first block, and {why}",
+                hint='set paradigm.first_frames = "apart"',
             )
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:

@@ -23,7 +23,7 @@ class Memory:
     dropped by dropping its cache, and nothing of it can stay.
     """
 
-    observed: KVCache  # named as at block `happened`
+    observed: KVCache | None  # named as at block `happened`; None before anything is remembered
     happened: int
     predicted: KVCache | None  # named as at block `begun - 1`, or at `begun` once it is to be made
     begun: int
@@ -52,7 +52,9 @@ class Names:
                 names[role] = f"{kind}.{place}" if place >= self.of(now) - self.reach else None
         return cache.rename_roles(names)
 
-    def view(self, memory: Memory) -> KVCache:
+    def view(self, memory: Memory) -> KVCache | None:
         """All that the block to be made may see, whether it happened or was predicted."""
+        if memory.observed is None:
+            return memory.predicted
         seen = self.moved(memory.observed, memory.happened, memory.begun)
         return seen if memory.predicted is None else seen | memory.predicted

@@ -23,6 +23,7 @@ from wamkit.interfaces.types import (
     ParadigmOutput,
 )
 
+from . import first_block
 from .memory import Memory, Names
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class AutoregressiveParadigm(Paradigm):
 
         The action's noise is drawn first.
         """
+        if self.config.observed_in_block:
+            model = first_block.with_lead(model, inputs)
         memory = self._recall_memory(model, inputs)
         now, block = memory.begun, self._blank(inputs, memory.begun)
         action = init_sampler("action", block, schedules, rng)
@@ -71,9 +74,8 @@ class AutoregressiveParadigm(Paradigm):
                 model, self._clean(inputs, now, seen.take("video")), cache
             )
             predicted = kept if predicted is None else predicted | kept
-            done = denoise(
-                model, block.with_(video=None, future=None), {"action": action}, cache | kept
-            )
+            both = kept if cache is None else cache | kept
+            done = denoise(model, block.with_(video=None, future=None), {"action": action}, both)
             unwritten = self._clean(inputs, now, None, done.take("action"))
         left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
         ends = self.config.on_full_memory == "restart" and now == self.names.last
@@ -101,9 +103,13 @@ class AutoregressiveParadigm(Paradigm):
 
         Every block has a level of its own; a tied action has that of the frames of its block.
         """
+        if self.config.observed_in_block:
+            inputs = first_block.in_one(inputs)
         clip, target = inputs.clip, {}
         assert clip is not None
         frames, count = clip.only("target"), self.config.chunks
+        if self.config.levels_per == "frame":
+            count = len(frames.roles)
         leader: Tensor | None = None
         noised: dict[str, tuple[Tensor, Tensor]] = {}  # part -> x, and a level for each place
         for part in sorted(
@@ -153,8 +159,12 @@ class AutoregressiveParadigm(Paradigm):
             return [noisy]
         flow, z = schedules["video"], frames.z[:, :, : copies * size]
         share = draw_uniform((batch, 1), rng) < self.config.context_noise_prob
-        u = draw_uniform((batch, copies), rng) / 2
-        level = to_device(shift_sigma(u, flow.shift) * share, z.device).repeat_interleave(size, 1)
+        each = copies * size if self.config.levels_per == "frame" else copies
+        u = draw_uniform((batch, each), rng) / 2
+        if flow.config.timestep_sampling == "indexed":
+            u = 0.5 - (1000 * u).floor() / 1000
+        level = to_device(shift_sigma(u, flow.shift) * share, z.device)
+        level = level.repeat_interleave(copies * size // each, 1)
         noise = _by_place("video", draw_noise(tuple(z.shape), z, rng))
         clean = Frames(
             _by_place("video", flow.add(_by_place("video", z), noise, level)),
@@ -191,6 +201,8 @@ class AutoregressiveParadigm(Paradigm):
         Observations replace all predictions. Without an observation, the chunk that was
         predicted for the last block is written next to what is known, as predicted.
         """
+        if inputs.past is None and self.config.observed_in_block:
+            return Memory(None, 0, None, 0)
         if inputs.past is None:
             cache, _ = prefill(model, inputs, self.sees)
             assert cache is not None  # the first frames attend to themselves and the text only
@@ -207,14 +219,15 @@ class AutoregressiveParadigm(Paradigm):
         assert past.video is not None and past.action is not None
         assert inputs.clip is not None and inputs.action is not None
         cache, now = memory.observed, memory.happened
-        frames = len(inputs.clip.where("target"))
-        blocks = zip(
-            past.video.split(frames, 2), past.action.split(inputs.action.x.shape[1], 1), strict=True
-        )
-        for z, x in blocks:
-            cache = cache | self._prediction_cache(model, self._clean(inputs, now, z, x), cache)
-            cache = self.names.moved(cache, now, now + 1)
-            now += 1
+        count = 0  # frames and actions of the past that are written already
+        steps = 0
+        while count < past.video.shape[2]:
+            blank = self._blank(inputs, now)
+            z = past.video[:, :, count : count + blank.take("video").shape[2]]
+            x = past.action[:, steps : steps + blank.take("action").shape[1]]
+            kept = self._prediction_cache(model, self._clean(inputs, now, z, x), cache)
+            cache = self.names.moved(kept if cache is None else cache | kept, now, now + 1)
+            count, steps, now = count + z.shape[2], steps + x.shape[1], now + 1
         return Memory(cache, now, None, now)
 
     def _rollout_prediction(self, model: Model, memory: Memory) -> Memory:
@@ -228,7 +241,9 @@ class AutoregressiveParadigm(Paradigm):
             predicted = self.names.moved(predicted, memory.begun - 1, memory.begun)
         return replace(memory, predicted=predicted, unwritten=None)
 
-    def _prediction_cache(self, model: Model, inputs: ModelInputs, cache: KVCache) -> KVCache:
+    def _prediction_cache(
+        self, model: Model, inputs: ModelInputs, cache: KVCache | None
+    ) -> KVCache:
         """One pass over clean frames and actions, for their keys."""
         kept = model(inputs, cache=cache, keep=_clean_roles(inputs)).cache
         assert kept is not None
@@ -240,7 +255,7 @@ class AutoregressiveParadigm(Paradigm):
         assert clip is not None
         frames = clip.only("target")
         size, steps, name = len(frames.roles), action.x.shape[1], self.names.of(block)
-        return _with_clip(
+        made = _with_clip(
             inputs.with_(
                 action=replace(
                     action,
@@ -254,6 +269,9 @@ class AutoregressiveParadigm(Paradigm):
                 times=tuple(time + block * size for time in frames.times),
             ),
         )
+        if not self.config.observed_in_block:
+            return made
+        return first_block.place(made, clip.only("context"), block)
 
     def _clean(
         self, inputs: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
@@ -266,6 +284,8 @@ class AutoregressiveParadigm(Paradigm):
         assert blank.clip is not None and blank.action is not None
         clip, action = None, None
         if z is not None:
+            if "context" in blank.clip.roles:
+                z = torch.cat([blank.clip.only("context").z.to(z.dtype), z], 2)
             clip = replace(
                 blank.clip,
                 z=z,
@@ -285,6 +305,11 @@ class AutoregressiveParadigm(Paradigm):
         """The clip of the inputs with the frames of a block as its target."""
         clip = inputs.clip
         assert clip is not None
+        if self.config.observed_in_block:
+            made = self._blank(inputs, block).clip
+            assert made is not None
+            new = replace(made.only(*made.targets), z=z, roles=("target",) * z.shape[2])
+            return clip.only("context").then(new).at(0.0, "target")
         later = block * len(clip.where("target"))
         times = tuple(
             time + later if role == "target" else time
