@@ -31,7 +31,14 @@ def spec_of(name: str) -> PolicySpec:
 def test_the_published_systems_and_the_new_ones_are_there() -> None:
     published = {"fastwam", "fastwam_joint", "fastwam_idm", "fastwam_no_cotrain", "cosmos_policy"}
     published |= {"cosmos_policy_planning", "image_wam_4b", "image_wam_9b", "efficient_wam"}
-    published |= {"light_wam", "lingbot_va", "dreamzero_5b", "ge_act", "mimic_video"}
+    published |= {
+        "light_wam",
+        "lingbot_va",
+        "lingbot_va_robotwin",
+        "dreamzero_5b",
+        "ge_act",
+        "mimic_video",
+    }
     new = {"fastwam_on_ltx", "fastwam_on_cosmos", "efficient_image_wam", "cosmos_slots_on_wan"}
     assert published | new | {"starvla_features", "adaptive_wam", "toy"} <= set(SPECS)
 
@@ -55,7 +62,8 @@ def test_at_toy_size_it_acts_and_learns(name: str) -> None:
     policy = Policy.from_spec(spec)
     seen = observation(spec, batch=1, frames=spec.video.num_observed)
     chunk = policy.act(seen, seed=0).values
-    assert chunk.shape == (1, spec.actions.chunk_size, spec.actions.size) and chunk.isfinite().all()
+    steps = spec.actions.chunk_size - spec.lead_steps  # of a first chunk
+    assert chunk.shape == (1, steps, spec.actions.size) and chunk.isfinite().all()
     loss = policy.train().loss(batch_of(spec, size=1), seed=0)
     loss.total.backward()
     grads = [p.grad for p in policy.parameters() if p.grad is not None]
@@ -71,7 +79,7 @@ PARAMETERS = {
     "image_wam_4b": (3_875_544_576, None),
     "image_wam_9b": (9_078_581_248, None),
     "ge_act": (1_923_385_472, None),
-    "lingbot_va": (4_999_787_712, None),
+    "lingbot_va": (4_999_787_712, 67_058_718),
     "dreamzero_5b": (4_999_787_712, None),
 }
 

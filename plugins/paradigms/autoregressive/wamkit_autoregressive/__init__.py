@@ -209,11 +209,25 @@ class Autoregressive(ParadigmConfig):
             does = "denoise video and action together against the memory"
             roles = ("target", "action")
             return first, Stage(roles=roles, passes=max(video, action), does=does)
+        if self.observed_in_block:
+            first = Stage(
+                roles=("context", "target"),
+                passes=video,
+                does="denoise the video, after a first chunk against the memory: before it, the "
+                "frames seen and the actions done are read",
+            )
+            return first, *self._inverse_dynamics(action)
         return (
             first,
             Stage(roles=("target",), passes=video, does="denoise the video against the memory"),
+            *self._inverse_dynamics(action),
+        )
+
+    def _inverse_dynamics(self, steps: int) -> tuple[Stage, ...]:
+        """From the finished video to the action."""
+        return (
             Stage(roles=("target'",), passes=1, does="read the finished video, keep its keys"),
-            Stage(roles=("action",), passes=action, does="denoise the action against both"),
+            Stage(roles=("action",), passes=steps, does="denoise the action against both"),
         )
 
     def build(self) -> Any:

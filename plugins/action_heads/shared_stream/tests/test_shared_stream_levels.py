@@ -1,0 +1,104 @@
+"""Levels, way out and channels of the actions' own, as LingBot-VA has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from wamkit_shared_stream import SharedStream
+from wamkit_shared_stream.head import SharedStreamHead
+
+from wamkit import check
+from wamkit.config.parts import BackboneConfig
+from wamkit.config.spec import PolicySpec, parse_part
+from wamkit.engine.passes import PassRunner
+from wamkit.interfaces.types import ModelInputs
+from wamkit.testing.fixtures import full_inputs, randomize_weights, spec_with
+from wamkit.testing.parity import other_values, same_values
+
+OWN = {"embedder": "linear", "levels": "own", "way_out": "final_norm"}
+ROLES = ("context", "target", "state", "action")
+SEES = {"text": {"text"}} | {role: {"text", *ROLES} for role in ROLES}
+
+
+def parts(**options: Any) -> tuple[PolicySpec, Any, SharedStreamHead]:
+    head = SharedStream(**{**OWN, **options})
+    spec = spec_with(head, parse_backbone())
+    backbone = spec.backbone.build()
+    made = spec.action_head.build(spec.sizes)
+    return spec, randomize_weights(backbone), made
+
+
+def parse_backbone() -> BackboneConfig:
+    return parse_part("backbone", {"name": "wan", "variant": "tiny"})  # type: ignore[return-value]
+
+
+def velocity(
+    spec: PolicySpec, backbone: Any, head: SharedStreamHead, inputs: ModelInputs
+) -> Tensor:
+    with torch.no_grad():
+        out = head.join(PassRunner(), backbone, inputs, SEES)
+    assert out.action is not None
+    return out.action
+
+
+def test_levels_of_its_own_begin_as_those_of_the_backbone() -> None:
+    _, backbone, head = parts()
+    head.initialize_from(backbone)
+    assert head.level_embedder is not None
+    sigmas = torch.tensor([0.2, 0.9])
+    ours, theirs = head.stack(backbone).embed_sigma(sigmas), backbone.embed_sigma(sigmas)
+    same_values(list(ours), list(theirs))
+
+
+def test_levels_of_its_own_condition_actions_and_not_frames() -> None:
+    spec, backbone, head = parts()
+    head.initialize_from(backbone)
+    inputs = full_inputs(spec).without("next_state", "value")
+    before = velocity(spec, backbone, head, inputs)
+    with torch.no_grad():
+        for weight in head.level_embedder.parameters():  # type: ignore[union-attr]
+            weight.add_(0.1)
+    other_values(velocity(spec, backbone, head, inputs), before)
+
+
+def test_channels_that_a_robot_does_not_use_do_not_matter() -> None:
+    size = parts()[0].actions.size
+    used = tuple(range(size, 0, -1))
+    spec, backbone, head = parts(channels=size + 2, channel_map=used)
+    inputs = full_inputs(spec).without("next_state", "value")
+    before = velocity(spec, backbone, head, inputs)
+    assert before.shape[-1] == size
+    with torch.no_grad():
+        head.action_embedder.weight[..., [0, -1]] = 5.0  # type: ignore[index,operator]
+        head.action_decoder.out.weight[:, [0, -1]] = 5.0  # type: ignore[index,operator,union-attr]
+    same_values(velocity(spec, backbone, head, inputs), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "backbone", "why"),
+    [
+        ({}, "toy", "makes no second embedder"),
+        ({"levels": "backbone"}, "toy", "no modulated norm"),
+        ({"embedder": "mlp_sinusoid"}, "wan", "embedded by one layer"),
+        ({"channels": 30, "channel_map": [0, 1]}, "wan", "2 channels for the 4 values"),
+        ({"channels": 30, "channel_map": [0, 1, 1, 2]}, "wan", "the same channel"),
+        ({"channels": 3, "channel_map": [0, 1, 2, 3]}, "wan", "channel 3 of 3"),
+        ({"channel_map": [0, 1, 2, 3]}, "wan", "does not say how many"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], backbone: str, why: str) -> None:
+    table = {"name": "wan", "variant": "tiny"} if backbone == "wan" else {"name": backbone}
+    raw = {
+        "backbone": table,
+        "vae": "pixel_shuffle",
+        "text_encoder": "bytes",
+        "action_head": {"name": "shared_stream", **OWN, **options},
+        "paradigm": "joint",
+        "actions": {"chunk_size": 4, "groups": [{"name": "arm", "size": 4}]},
+        "cameras": {"views": [{"name": "front", "size": [16, 16]}]},
+        "video": {"num_frames": 5},
+    }
+    assert any(why in conflict.why for conflict in check(raw))
