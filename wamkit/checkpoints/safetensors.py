@@ -60,6 +60,9 @@ class CheckpointLayout:
     lora: tuple[LoraNames, ...] = ()
     """Names of LoRA adapters that its files may hold, besides those that are always known
     (`wamkit.checkpoints.lora.KNOWN`); they are merged when their weights are read."""
+    reshape: tuple[str, ...] = ()
+    """Names, after `rules`, of tensors that have our values in our order and another shape, such as
+    a linear layer over patches that is a convolution here."""
 
     def rename(self, name: str) -> tuple[str, ...]:
         """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
@@ -76,8 +79,16 @@ class CheckpointLayout:
         """True if the halves of our tensor `name` stand in the other order in this layout."""
         return any(re.search(pattern, name) for pattern in self.swap_halves)
 
-    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that our tensor `name` has, if it is `shape` in this layout."""
+    def shape(
+        self, name: str, shape: tuple[int, ...], expected: tuple[int, ...] | None = None
+    ) -> tuple[int, ...]:
+        """The shape that our tensor `name` has, if it is `shape` in this layout.
+
+        `expected` is what it must be: it is, where the layout may reshape it and sizes agree.
+        """
+        may = any(re.search(pattern, name) for pattern in self.reshape)
+        if may and expected is not None and prod(expected) == prod(shape):
+            return expected
         is_pointwise_conv = any(re.search(pattern, name) for pattern in self.conv_to_linear)
         return shape[:2] if is_pointwise_conv and set(shape[2:]) == {1} else shape
 
@@ -203,7 +214,8 @@ def _rename_entries(
         names = layout.rename(name)
         if len(names) == 1:
             (new,) = names
-            shape, swap_halves = layout.shape(new, entry.shape), layout.swaps_halves(new)
+            shape = layout.shape(new, entry.shape, expected.get(new))
+            swap_halves = layout.swaps_halves(new)
             found[new] = replace(entry, shape=shape, swap_halves=swap_halves)
             continue
         sizes = [expected[new][0] if expected.get(new) else 0 for new in names]
