@@ -48,6 +48,10 @@ class ActionConfig(Section):
     """Normalized actions are cut to plus and minus this, those that are learned from too; "none"
     cuts nothing. Clipped values are reported by `wamkit data check`, `data stats` and `train`."""
 
+    clip_executed: bool = True
+    """Whether `clip` also cuts the actions that a robot made, on their way into the memory of an
+    episode; LingBot-VA does not."""
+
     @field_validator("clip", mode="before")
     @classmethod
     def _none(cls, clip: object) -> object:

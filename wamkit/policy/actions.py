@@ -67,6 +67,12 @@ class ActionSpace:
             actions = actions.masked_fill(still, 0.0)
         return self.normalizer.encode(self._shift(actions, state, -1.0))
 
+    def encode_executed(self, actions: Tensor, state: Tensor | None) -> Tensor:
+        """As `encode`, of actions that a robot made; cut only if `actions.clip_executed`."""
+        if self.config.clip_executed:
+            return self.encode(actions, state)
+        return self.normalizer.encode_unclipped(self._shift(actions, state, -1.0))
+
     def decode(self, values: Tensor, state: Tensor | None) -> Tensor:
         """Normalized actions [B, N, A] to physical ones."""
         return self._shift(self.normalizer.decode(values), state, 1.0)

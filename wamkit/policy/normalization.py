@@ -187,9 +187,18 @@ class Normalizer:
 
     def encode(self, values: Tensor) -> Tensor:
         """Physical [..., A] to normalized float32, within the bounds."""
-        center, half, low, high = self._on(values, self.center, self.half, self.low, self.high)
-        found = (values.to(center.dtype) - center) / half
-        return (found if self.clip is None else found.clamp(low, high)).float()
+        found = self._scaled(values)
+        if self.clip is not None:
+            found = found.clamp(*self._on(values, self.low, self.high))
+        return found.float()
+
+    def encode_unclipped(self, values: Tensor) -> Tensor:
+        """Physical [..., A] to normalized float32, whatever the bounds."""
+        return self._scaled(values).float()
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        center, half = self._on(values, self.center, self.half)
+        return (values.to(center.dtype) - center) / half
 
     def decode(self, values: Tensor) -> Tensor:
         """Normalized [..., A] to physical float32."""

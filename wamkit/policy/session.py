@@ -176,7 +176,7 @@ class Session:
             self.policy, replace(observation, images=self._clip), self.num_images
         )
         state = preprocessing.physical_state(self.policy, first)
-        actions = self.policy.actions.encode(done.to(self.policy.device), state)
+        actions = self.policy.actions.encode_executed(done.to(self.policy.device), state)
         self._continue(
             EpisodeHistory(
                 self._memory, video, preprocessing.to_latent(self.policy, "action", actions)
