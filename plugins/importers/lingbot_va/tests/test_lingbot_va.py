@@ -1,0 +1,321 @@
+"""LingBot-VA's own code and an imported checkpoint compute the same, from the same weights.
+
+`data/lingbot_va_tiny.safetensors` was recorded from the published code by
+`data/make_lingbot_va_tiny.py`; `verified.toml` states the largest differences, which are measured
+here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wamkit_autoregressive.paradigm as autoregressive
+import wamkit_lingbot_va
+from pixel_vae import PixelVAE
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from wamkit_lingbot_va.checkpoint import BACKBONE, HEAD
+from wamkit_lingbot_va.robots import ROBOTS
+from wamkit_lingbot_va.specs import spec_of
+
+from wamkit.checkpoints.files import Entry
+from wamkit.checkpoints.safetensors import entries_of
+from wamkit.config.importing import read_verified
+from wamkit.config.spec import parse, read
+from wamkit.errors import WamkitError
+from wamkit.interfaces import paradigm as interface
+from wamkit.interfaces.types import CLEAN, Frames, ModelInputs, NoisyVectors, Text
+from wamkit.policy.importing import plan_import
+from wamkit.policy.losses import vector_loss, video_loss
+from wamkit.policy.observation import Batch, Observation
+from wamkit.policy.policy import Policy
+from wamkit.policy.preprocessing import training_inputs
+from wamkit.testing.parity import float64, to_float64
+
+RECORD = Path(__file__).parent / "data" / "lingbot_va_tiny.safetensors"
+EXAMPLES = Path(__file__).parents[4] / "examples"
+LIMIT = read_verified(wamkit_lingbot_va.__file__)
+USED = [0, 1, 2, 28]
+STEPS = ("schedules.video.steps=3", "schedules.action.steps=4")
+TINY = (
+    *("backbone.variant=tiny", "vae.width=tiny", "dtype=float32", "paradigm.chunks=3", *STEPS),
+    *("text_encoder.name=bytes", "text_encoder.max_length=512", "actions.chunk_size=8"),
+    *("video.num_frames=9", "video.frame_stride=1"),
+)
+SIZES = {"libero": [[32, 32]] * 2, "robotwin": [[64, 64], [32, 32], [32, 32]]}
+NAMES = {"libero": "lingbot-va-posttrain-libero-long", "robotwin": "lingbot-va-posttrain-robotwin"}
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Tensor]:
+    with safe_open(RECORD, framework="pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in held.items()}
+
+
+def facts() -> dict[str, Any]:
+    """What the record states besides tensors: published shapes, and the tiny config.json."""
+    with safe_open(RECORD, framework="pt") as file:
+        return {name: json.loads(text) for name, text in file.metadata().items()}
+
+
+def part_of(record: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
+
+
+def released(record: dict[str, Tensor], folder: Path) -> Path:
+    """A folder as diffusers writes it, and LingBot-VA releases it."""
+    (folder / "transformer").mkdir(parents=True)
+    weights = {k: v.bfloat16() for k, v in part_of(record, "weights/").items()}
+    save_file(weights, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    config = {"_class_name": "WanTransformer3DModel", **facts()["config"]}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def options(robot: str) -> tuple[str, ...]:
+    sizes = SIZES[robot]
+    return (*TINY, *(f"cameras.views.{i}.size={size}" for i, size in enumerate(sizes)))
+
+
+@pytest.fixture(scope="module")
+def policies(record: dict[str, Tensor], tmp_path_factory: Any) -> dict[str, Policy]:
+    """Imported policies, in float64."""
+    found = {}
+    for robot, name in NAMES.items():
+        folder = tmp_path_factory.mktemp("released")
+        plan = plan_import(released(record, folder / name), None, options(robot))
+        policy = Policy.load(plan.write(folder / "policy", random_parts=True))
+        found[robot] = to_float64(policy)
+        found[robot].vae = PixelVAE()
+    return found
+
+
+def within(found: Tensor, expected: Tensor, what: str) -> None:
+    """The largest difference is what `verified.toml` states, or less."""
+    assert found.shape == expected.shape
+    apart = float((found.double() - expected.double()).abs().max())
+    assert apart <= LIMIT[what], f"{what}: differs by {apart:.1e}, stated are {LIMIT[what]:.0e}"
+
+
+def vectors(x: Tensor) -> Tensor:
+    """Actions [B, A, F, K, 1] as theirs are laid out, to [B, F * K, A]."""
+    return x[..., 0].permute(0, 2, 3, 1).flatten(1, 2)
+
+
+@pytest.fixture
+def training(policies: dict[str, Policy], record: dict[str, Tensor]) -> Iterator[Any]:
+    """A policy of the record's channels, and the recorded sample with noise added to it."""
+    policy = policies["libero"]
+    raw = policy.spec.dump()
+    raw["action_head"]["channel_map"] = USED
+    raw["actions"]["groups"] = [{"name": "arm", "size": 4, "normalization": "quantile"}]
+    other = to_float64(Policy.from_spec(parse(raw)))
+    other.backbone.load_state_dict(policy.backbone.state_dict())  # type: ignore[attr-defined]
+    other.action_head.load_state_dict(policy.action_head.state_dict())
+    given = to_float64(part_of(record, "training/inputs/"))
+    roles = ("context", *("target",) * 5)
+    times = tuple(float(k) for k in range(6))
+    clip = Frames(given["latents"], roles, times, (CLEAN,) * 6)
+    action = NoisyVectors(vectors(given["actions"]), CLEAN)
+    inputs = ModelInputs(padded(given["text"]), clip, action=action)
+    noises = iter([vectors(given["noise_action"]), given["noise_video"], given["noise_clean"]])
+    levels = iter([given["ids_action"], given["ids_video"]])
+    clean = (given["ids_clean"].double() - 500 + 0.5) / 500
+    uniform = iter([torch.zeros(2, 1), clean.expand(2, -1)])
+    with pytest.MonkeyPatch.context() as patch, float64():
+        patch.setattr(autoregressive, "draw_noise", lambda *_: next(noises))
+        patch.setattr(autoregressive, "draw_uniform", lambda *_: next(uniform))
+        patch.setattr(torch, "randint", lambda *_, **__: next(levels).expand(2, -1))
+        yield other, *other.paradigm.add_noise(inputs, other.schedules, torch.Generator())
+
+
+def padded(text: Tensor) -> Text:
+    """Text tokens with zero vectors up to 512."""
+    return Text(torch.nn.functional.pad(text, (0, 0, 0, 512 - text.shape[1])))
+
+
+@torch.no_grad()
+def test_the_training_pass_predicts_the_same_with_the_same_losses(
+    training: Any, record: dict[str, Tensor]
+) -> None:
+    policy, noisy, target = training
+    out = policy.model(noisy)
+    theirs = part_of(record, "training/outputs/")
+    within(out.video[:, :, :6], theirs["velocity_video"], "network")
+    action = theirs["velocity_action"][:, USED, ..., None]
+    within(out.action[:, :24], vectors(action), "network")
+    every = torch.ones(2, 24, 4)
+    within(video_loss(out.video, target["video"], None), theirs["loss_video"], "loss")
+    within(vector_loss(out.action, target["action"], every), theirs["loss_action"], "loss")
+
+
+def test_visibility_is_the_mask_of_training(
+    policies: dict[str, Policy], record: dict[str, Tensor]
+) -> None:
+    sees = policies["libero"].spec.paradigm.sees
+    rows: list[tuple[int, str]] = []  # sample and role of each token, in the order of theirs
+    for role, per_frame in (("target", 2), ("seen", 2), ("action", 4), ("did", 4)):
+        for sample in range(2):
+            rows += [(sample, f"{role}.{f // 2}") for f in range(6) for _ in range(per_frame)]
+    mask = [[a == b and key in sees[query] for b, key in rows] for a, query in rows]
+    assert torch.equal(torch.tensor(mask), record["training/outputs/mask"].bool())
+
+
+def test_levels_and_loss_weights_are_those_of_training(
+    policies: dict[str, Policy], record: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.arange(1000).double())
+    for part in ("video", "action"):
+        flow = policies["libero"].schedules[part]
+        levels = flow.sample((1000,), torch.zeros(()), torch.Generator())
+        within(levels, record[f"training/outputs/levels_{part}"], "levels")
+        within(flow.weight(levels), record[f"training/outputs/weights_{part}"], "loss")
+
+
+@float64()
+def test_actions_of_a_sample_are_normalized_and_begin_with_zeros(
+    policies: dict[str, Policy], record: dict[str, Tensor]
+) -> None:
+    policy = policies["libero"]
+    images = torch.zeros(1, policy.spec.num_images, 3, 32, 32)
+    seen = Observation(dict.fromkeys(ROBOTS["libero"].views, images), ["lift"])
+    actions = record["normalization/inputs/actions"].double()[None]
+    found = training_inputs(policy, Batch(seen, actions)).noisy("action").x
+    expected = vectors(record["normalization/outputs/actions"][None])
+    within(found, expected, "normalization")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("robot", NAMES)
+def test_an_episode_gives_the_same_actions(
+    robot: str,
+    policies: dict[str, Policy],
+    record: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy, used = policies[robot], list(ROBOTS[robot].channel_map)
+    given = to_float64(part_of(record, f"{robot}/inputs/"))
+    theirs = part_of(record, f"{robot}/outputs/")
+    noises = []
+    for k in range(len(theirs)):
+        action = vectors(given[f"noise_action.{k}"][:, used])
+        lead = 4 if k == 0 else 0  # of the frame that was observed
+        noises += [action[:, lead:], given[f"noise_video.{k}"][:, :, lead // 4 :]]
+    draws = iter(noises)
+    monkeypatch.setattr(interface, "draw_noise", lambda *_: next(draws))
+    prompts = {None: padded(given["prompt"]), "{instruction}": padded(given["negative"])}
+    monkeypatch.setattr(
+        policy.text_embeddings, "encode", lambda _, template=None: prompts[template]
+    )
+    session, at = policy.session(), 0
+    with float64():
+        for k in range(len(theirs)):
+            images = slice(at, at + session.num_images)
+            at = images.stop
+            views = {
+                name: given[f"images.{i}"][None, images]
+                for i, name in enumerate(ROBOTS[robot].views)
+            }
+            chunk = session.act(Observation(views, ["record"]), seed=0)
+            expected = theirs[f"action.{k}"].permute(1, 2, 0).flatten(0, 1)
+            within(chunk.values[0], expected[4 if k == 0 else 0 :], "run")
+
+
+def test_every_tensor_of_a_release_is_accounted_for(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    plan = plan_import(released(record, tmp_path / NAMES["libero"]), None, options("libero"))
+    (dropped,) = plan.dropped.values()
+    names = {entry.name for part in plan.weights.values() for entry in part.values()}
+    assert names | set(dropped) == set(part_of(record, "weights/"))
+    assert all("condition_embedder_action.text_embedder" in name for name in dropped)
+    assert plan.missing == ("vae", "text_encoder")
+
+
+def test_names_and_shapes_at_published_size_are_those_of_the_authors_classes() -> None:
+    shapes = facts()["published"]
+    first = {k: v for k, v in shapes.items() if k.startswith("blocks.0.")}
+    for layer in range(1, 30):
+        shapes |= {re.sub("^blocks.0", f"blocks.{layer}", k): v for k, v in first.items()}
+    entries = {
+        k: Entry(Path("none"), k, tuple(v), "BF16")
+        for k, v in shapes.items()
+        if not k.startswith("condition_embedder_action.text_embedder.")
+    }
+    spec = parse(spec_of(ROBOTS["libero"]))
+    with torch.device("meta"):
+        backbone, head = spec.backbone.build(), spec.action_head.build(spec.sizes)
+    own = re.compile(r"^(action_|condition_embedder_action)")
+    for module, layout, of_head in ((backbone, BACKBONE, False), (head, HEAD, True)):
+        held = {k: e for k, e in entries.items() if bool(own.match(k)) == of_head}
+        entries_of(module, held, (layout,), "the release")  # raises if they do not fit
+
+
+def test_a_checkpoint_whose_name_tells_no_robot_asks_for_it(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = released(record, tmp_path / "lingbot-va-base")
+    with pytest.raises(WamkitError, match="nothing tells which robot"):
+        plan_import(folder)
+    robot = ("importer.robot=robotwin", *options("robotwin"))
+    assert plan_import(folder, None, robot).imported.system == "LingBot-VA (robotwin)"
+
+
+def test_a_policy_folder_of_lerobot_is_read_with_its_statistics(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    weights = {f"transformer.{k}": v for k, v in part_of(record, "weights/").items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(LEROBOT | facts()["config"]))
+    state = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
+    steps = {"name": "policy_postprocessor", "steps": [{"state_file": state}]}
+    (tmp_path / "policy_postprocessor.json").write_text(json.dumps(steps))
+    rows = {"q01": -torch.arange(4.0) - 1, "q99": torch.arange(4.0) + 2}
+    save_file({f"action.{k}": v for k, v in rows.items()}, tmp_path / state)
+    plan = plan_import(tmp_path, None, options("libero"))
+    assert plan.statistics["action"].q99 == (2.0, 3.0, 4.0, 5.0)
+    assert plan.spec.action_head.channel_map == (0, 1, 2, 28)  # type: ignore[attr-defined]
+    assert plan.spec.schedules.action.steps == 4 and len(plan.weights) == 2
+
+
+LEROBOT = {
+    "type": "lingbot_va",
+    "obs_cam_keys": ["observation.images.image", "observation.images.image2"],
+    "image_hflip": True,
+    "camera_layout": "width_concat",
+    "height": 32,
+    "width": 32,
+    "action_per_frame": 4,
+    "frame_chunk_size": 2,
+    "attn_window": 6,
+    "num_inference_steps": 3,
+    "action_num_inference_steps": 4,
+    "guidance_scale": 5.0,
+    "snr_shift": 5.0,
+    "action_snr_shift": 0.05,
+    "used_action_channel_ids": USED,
+}
+"""The keys of LeRobot's `config.json` that are read, without the sizes of the network."""
+
+
+@pytest.mark.parametrize(
+    ("robot", "example"), [("libero", "lingbot_va"), ("robotwin", "lingbot_va_robotwin")]
+)
+def test_the_examples_are_the_imported_specs(robot: str, example: str) -> None:
+    assert parse(read(EXAMPLES / f"{example}.toml")) == parse(spec_of(ROBOTS[robot]))
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_a_robot_has_statistics_and_a_channel_for_each_value(robot: str) -> None:
+    facts = ROBOTS[robot]
+    size = sum(count for _, count, _ in facts.groups)
+    assert len(facts.channel_map) == len(facts.q01) == len(facts.q99) == size
+    assert parse(spec_of(facts)).actions.size == size

@@ -1,0 +1,185 @@
+"""Read a checkpoint of LingBot-VA: diffusers folders, or LeRobot's `transformer.*`.
+
+Written from `wan_va/modules/model.py`, `wan_va_server.py` and `configs` in
+github.com/robbyant/lingbot-va, commit 7c6ffa9, and from `lerobot/policies/lingbot_va`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from wamkit.checkpoints.safetensors import CheckpointLayout
+from wamkit.checkpoints.source import Source
+from wamkit.config.importing import Imported, Selection
+from wamkit.errors import WamkitError
+
+from .robots import ROBOTS, Robot
+from .specs import spec_of
+
+if TYPE_CHECKING:
+    from . import LingBotVA
+
+BASE = "hf:robbyant/lingbot-va-base"
+ACTION = r"^(transformer\.)?(action_embedder|action_proj_out|condition_embedder_action)\."
+UNUSED = r"^(transformer\.)?condition_embedder_action\.text_embedder\."
+PREFIX = (r"^transformer\.", "")
+BACKBONE = CheckpointLayout(
+    "LingBot-VA",
+    r"^(transformer\.)?patch_embedding_mlp\.weight$",
+    (PREFIX, (r"^patch_embedding_mlp\.", "patch_embedding.")),
+    reshape=(r"^patch_embedding\.weight$",),
+)
+HEAD = CheckpointLayout(
+    "LingBot-VA",
+    r"^(transformer\.)?action_embedder\.weight$",
+    (
+        PREFIX,
+        (r"^action_proj_out\.", "action_decoder.out."),
+        (r"^condition_embedder_action\.", "level_embedder.condition_embedder."),
+    ),
+    reshape=(r"^action_",),
+)
+
+
+def folder_of(source: Source) -> str | None:
+    """The subfolder that holds the network: "transformer" or ""; None if neither does."""
+    if any(name.endswith("patch_embedding_mlp.weight") for name in source.tensor_names):
+        return ""
+    if any(name.startswith("transformer/") for name in source.files):
+        names = source.tensors_in("transformer")
+        if "patch_embedding_mlp.weight" in names:
+            return "transformer"
+    return None
+
+
+def read(importer: LingBotVA, source: Source) -> Imported:
+    """What becomes of a checkpoint of LingBot-VA. Raises WamkitError if a fact is missing."""
+    folder = folder_of(source)
+    assert folder is not None  # recognized
+    settings = source.settings("config.json") if folder == "" else {}
+    is_lerobot = settings.get("type") == "lingbot_va"
+    if is_lerobot:
+        spec, statistics, notes = _from_lerobot(source, settings)
+    else:
+        robot = _robot(importer, source)
+        spec, notes = spec_of(robot), [*robot.notes]
+        statistics = {"action": robot.statistics}
+    sizes = settings if is_lerobot else source.settings(f"{folder}/config.json", "config.json")
+    spec["backbone"] |= _sizes(sizes)
+    weights = {
+        "backbone": Selection(rf"^(?!.*{ACTION[1:]})", layouts=(BACKBONE,), folder=folder),
+        "action_head": Selection(ACTION, layouts=(HEAD,), folder=folder),
+    }
+    elsewhere = {"vae": BASE, "text_encoder": BASE}
+    if any(name.startswith("vae/") for name in source.files):
+        weights["vae"] = Selection(".", folder="vae")
+        del elsewhere["vae"]
+    if any(name.startswith("text_encoder/") for name in source.files):
+        spec["text_encoder"] |= {"weights": source.path}
+        del elsewhere["text_encoder"]
+    return Imported(
+        spec=spec,
+        weights=weights,
+        dropped={UNUSED: "a copy of the text embedder that nothing reads"},
+        elsewhere=elsewhere,
+        statistics=statistics,
+        system="LingBot-VA" + (" (LeRobot)" if is_lerobot else f" ({importer.robot_of(source)})"),
+        license="Apache-2.0",
+        notes=notes,
+        untested=OPEN,
+    )
+
+
+OPEN = (
+    "bfloat16: the comparison is in float64",
+    "a training step draws its block size from 1 to 4 frames and its window from 4 to 64 half "
+    "blocks there; here both are fixed",
+)
+
+
+def _robot(importer: LingBotVA, source: Source) -> Robot:
+    name = importer.robot_of(source)
+    if name is None:
+        raise WamkitError(
+            f"nothing tells which robot {source.path} is for; its files hold no statistics, which "
+            "are in the configurations of the published code",
+            f"say it: --set importer.robot=libero ({', '.join(ROBOTS)})",
+        )
+    return ROBOTS[name]
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    """Sizes of the backbone that the config.json of a transformer states."""
+    names = {
+        "num_layers": "layers",
+        "num_attention_heads": "num_heads",
+        "attention_head_dim": "head_dim",
+        "ffn_dim": "mlp_dim",
+        "text_dim": "text_width",
+        "in_channels": "latent_channels",
+    }
+    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+
+
+def _from_lerobot(
+    source: Source, config: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]], list[str]]:
+    """Spec, statistics and notes of a policy folder of LeRobot."""
+    used = config["used_action_channel_ids"]
+    views = tuple(key.removeprefix("observation.images.") for key in config["obs_cam_keys"])
+    robot = replace(
+        ROBOTS["libero"],
+        views=views,
+        size=(config["height"], config["width"]),
+        frames=config["frame_chunk_size"],
+        actions_per_frame=config["action_per_frame"],
+        memory=config["attn_window"] // 2,
+        video_steps=config["num_inference_steps"],
+        action_steps=config["action_num_inference_steps"],
+        action_shift=config["action_snr_shift"],
+        groups=(("action", len(used), "absolute"),),
+        channel_map=tuple(used),
+        inverted_t=config["camera_layout"] == "robotwin_tshape",
+    )
+    spec = spec_of(robot)
+    spec["schedules"]["video"] |= {
+        "shift": config["snr_shift"],
+        "guidance_scale": config["guidance_scale"],
+    }
+    if config.get("image_hflip"):
+        for view in spec["cameras"]["views"]:
+            view["flip"] = "horizontal"
+    notes = ["The configuration states no rate of control: actions.control_hz is a guess."]
+    statistics = _lerobot_statistics(source)
+    if not statistics:
+        notes.append("There were no statistics next to the checkpoint: actions stay normalized.")
+    return spec, statistics, notes
+
+
+def _lerobot_statistics(source: Source) -> dict[str, dict[str, list[float]]]:
+    """q01 and q99 of the action in the state of the step that unnormalizes actions."""
+    steps = (source.json("policy_postprocessor.json") or {}).get("steps", [])
+    for step in steps:
+        if not step.get("state_file"):
+            continue
+        rows = _rows(source.folder / step["state_file"])
+        if {"q01", "q99"} <= set(rows):
+            robot = replace(ROBOTS["libero"], q01=tuple(rows["q01"]), q99=tuple(rows["q99"]))
+            exact = robot.statistics
+            return {"action": {k: v if k not in ("max", "q99") else rows["q99"] for k, v in
+                               exact.items()}}  # fmt: skip
+    return {}
+
+
+def _rows(file: Any) -> dict[str, list[float]]:
+    """Rows of the action in a file of LeRobot's statistics."""
+    from wamkit.checkpoints.files import headers, open_weights
+
+    found = {}
+    held = headers([file])
+    with open_weights(file) as reader:
+        for name, entry in held.items():
+            if name.startswith("action."):
+                found[name.removeprefix("action.")] = reader.tensor(entry).double().tolist()
+    return found

@@ -1,0 +1,36 @@
+"""A causal video autoencoder without weights, for the published code and for wamkit alike.
+
+Latents mix with their neighbors in a row and with the frame before, so that it shows whether views
+are encoded by themselves, and whether an episode is encoded as one clip.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHANNELS = 48
+
+
+class PixelVAE(nn.Module):
+    """16 x 16 pixels of 4 frames to 48 numbers."""
+
+    channels = CHANNELS
+    stride = 4, 16, 16
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, T, H, W] to [B, 48, 1 + (T - 1) / 4, H / 16, W / 16]."""
+        small = F.avg_pool2d(pixels.transpose(1, 2).flatten(0, 1), 4)
+        z = F.pixel_unshuffle(small, 4)
+        z = z + 0.5 * F.pad(z, (1, 0))[..., :-1] + 0.25 * F.pad(z, (0, 1))[..., 1:]
+        z = z.unflatten(0, (len(pixels), -1)).transpose(1, 2)
+        weight = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=z.dtype)[:, None, None]
+        groups = (z[:, :, 1:].unflatten(2, (-1, 4)) * weight).sum(3)
+        z = torch.cat([z[:, :, :1], groups], 2)
+        return z + 0.5 * F.pad(z, (0, 0, 0, 0, 1, 0))[:, :, :-1]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[B, 48, t, h, w] to gray of the right shape."""
+        b, _, t, h, w = z.shape
+        return z.new_zeros(b, 3, 1 + 4 * (t - 1), 16 * h, 16 * w)
