@@ -104,3 +104,24 @@ def test_blocks_that_the_observed_frames_do_not_fit_are_refused(
     change: dict[str, Any], why: str
 ) -> None:
     assert any(why in conflict.why for conflict in check(spec_with(**change)))
+
+
+@pytest.mark.parametrize(
+    ("window", "frames", "actions"),
+    [(3, ({1}, {0, 1}), ({1}, {1})), (4, ({0, 1}, {0, 1}), ({1}, {0, 1}))],
+)
+def test_half_blocks_count_frames_and_actions_apart(
+    window: int, frames: tuple[set[int], set[int]], actions: tuple[set[int], set[int]]
+) -> None:
+    paradigm = {**SPEC["paradigm"], "chunks": 4, "window": window, "window_unit": "half_blocks"}
+    table = parse(spec_with(paradigm=paradigm)).paradigm.sees
+    for row, expected in (("target.2", frames), ("action.2", actions)):
+        own = {2} if row == "action.2" else set()
+        for kind, past in zip(("seen", "did"), expected, strict=True):
+            found = {int(r.partition(".")[2]) for r in table[row] if r.startswith(kind)}
+            assert found == past | (own if kind == "seen" else set())
+
+
+def test_a_window_of_half_blocks_that_is_never_full_is_refused() -> None:
+    paradigm = {**SPEC["paradigm"], "window": 5, "window_unit": "half_blocks"}
+    assert any("never full" in conflict.why for conflict in check(spec_with(paradigm=paradigm)))

@@ -42,8 +42,12 @@ class Autoregressive(ParadigmConfig):
     nobody (DreamZero). Left open, as published with `action`; nobody where the action head has no
     tokens that could be seen."""
     window: int | None = Field(None, gt=0)
-    """How many past blocks are visible, at most chunks - 1, which it is if left open. The first
-    frames of an episode always are."""
+    """How far a block sees: at most chunks - 1 past blocks, which it is if left open. Frames that
+    are `apart` are always visible."""
+    window_unit: Literal["blocks", "half_blocks"] = "blocks"
+    """What `window` counts: blocks, or the frames and the actions of a block apart, so that frames
+    may see actions of a block whose frames they do not see (`half_blocks`: LingBot-VA). A server
+    that keeps M blocks, the present one included, has a window of 2 M - 1 halves."""
     on_full_memory: Literal["slide", "restart"] = "restart"
     """Behavior when an episode has as many blocks as a training sample: the network begins
     anew at the newest frames and with the newest state (`restart`: DreamZero), or the oldest block
@@ -64,7 +68,14 @@ class Autoregressive(ParadigmConfig):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Autoregressive:
-        if self.window is not None and self.window >= self.chunks:
+        if self.window is not None and self.window_unit == "half_blocks":
+            if self.window > 2 * self.chunks - 3:
+                raise ValueError(
+                    f"a window of {self.window} half blocks is never full in samples of "
+                    f"{self.chunks} blocks; write window = {2 * self.chunks - 3} or "
+                    f"chunks = {(self.window + 4) // 2}"
+                )
+        elif self.window is not None and self.window >= self.chunks:
             raise ValueError(
                 f"a window of {self.window} past blocks is never full in samples of {self.chunks}; "
                 f"write window = {self.chunks - 1} or chunks = {self.window + 1}"
@@ -81,8 +92,20 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def reach(self) -> int:
-        """How many past blocks are visible."""
+        """Blocks whose frames are visible: how many past ones."""
+        if self.window is not None and self.window_unit == "half_blocks":
+            return self.window // 2
         return self.window or self.chunks - 1
+
+    @property
+    def reach_of_actions(self) -> int:
+        """The same of actions, which frames see farther back where half blocks are counted."""
+        return self.reach + (self.counts_halves and self.window % 2)  # type: ignore[operator]
+
+    @property
+    def counts_halves(self) -> bool:
+        """Whether frames and actions of a block are counted apart."""
+        return self.window is not None and self.window_unit == "half_blocks"
 
     @property
     def remembers_actions(self) -> bool:
@@ -120,11 +143,20 @@ class Autoregressive(ParadigmConfig):
 
     def _block(self, k: int) -> dict[str, frozenset[str]]:
         """The rows of block k."""
-        past = range(max(0, k - self.reach), k)
-        known = {"text"} if self.observed_in_block else OBSERVED
-        seen = frozenset({f"seen.{i}" for i in past} | known)
-        did = frozenset(f"did.{i}" for i in past) if self.remembers_actions else frozenset()
-        frames = seen | did if self._past_actions == "everyone" else seen
+        known = frozenset({"text"}) if self.observed_in_block else OBSERVED
+
+        def past(kind: str, reach: int) -> frozenset[str]:
+            return frozenset(f"{kind}.{i}" for i in range(max(0, k - reach), k))
+
+        def did_up_to(reach: int) -> frozenset[str]:
+            return past("did", reach) if self.remembers_actions else frozenset()
+
+        frames = known | past("seen", self.reach)
+        if self._past_actions == "everyone":
+            frames |= did_up_to(self.reach_of_actions)
+        # Half a block farther on, actions see frames of one block less if the window is even.
+        less = int(self.counts_halves and self.window % 2 == 0)  # type: ignore[operator]
+        seen, did = known | past("seen", self.reach - less), did_up_to(self.reach)
         asks, own = frames | {"state"}, {f"target.{k}", f"action.{k}"}
         if self.observed_in_block and k == 0:  # those of the first block, which are no target
             own.add("context")

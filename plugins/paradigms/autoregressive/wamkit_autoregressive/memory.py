@@ -35,7 +35,8 @@ class Names:
     """How blocks are called, and which of them are visible."""
 
     last: int  # the last number in the table
-    reach: int  # how many past blocks are visible
+    reach: int  # how many past blocks' frames are visible
+    reach_of_actions: int  # and how many blocks' actions
 
     def of(self, block: int) -> int:
         """The number of a block while it is the present one."""
@@ -49,8 +50,19 @@ class Names:
             kind, dot, number = role.partition(".")
             if dot:
                 place = int(number) - by
-                names[role] = f"{kind}.{place}" if place >= self.of(now) - self.reach else None
+                reach = self.reach_of_actions if kind == "did" else self.reach
+                names[role] = f"{kind}.{place}" if place >= self.of(now) - reach else None
         return cache.rename_roles(names)
+
+    def written(self, cache: KVCache, block: int) -> KVCache:
+        """The cache of block `block` when what happened in it is written.
+
+        Where frames see actions of one block more than their frames, those are gone by then: the
+        actions of the block have asked for their place (LingBot-VA, `allocate_slots`).
+        """
+        if self.reach_of_actions == self.reach:
+            return cache
+        return cache.without({f"did.{self.of(block) - self.reach_of_actions}"})
 
     def view(self, memory: Memory) -> KVCache | None:
         """All that the block to be made may see, whether it happened or was predicted."""

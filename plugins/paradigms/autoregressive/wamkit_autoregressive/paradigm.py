@@ -44,7 +44,7 @@ class AutoregressiveParadigm(Paradigm):
     def __init__(self, config: Autoregressive) -> None:
         self.config = config
         self.sees = config.sees
-        self.names = Names(config.chunks - 1, config.reach)
+        self.names = Names(config.chunks - 1, config.reach, config.reach_of_actions)
 
     def act(
         self,
@@ -225,8 +225,9 @@ class AutoregressiveParadigm(Paradigm):
             blank = self._blank(inputs, now)
             z = past.video[:, :, count : count + blank.take("video").shape[2]]
             x = past.action[:, steps : steps + blank.take("action").shape[1]]
-            kept = self._prediction_cache(model, self._clean(inputs, now, z, x), cache)
-            cache = self.names.moved(kept if cache is None else cache | kept, now, now + 1)
+            known = None if cache is None else self.names.written(cache, now)
+            kept = self._prediction_cache(model, self._clean(inputs, now, z, x), known)
+            cache = self.names.moved(kept if known is None else known | kept, now, now + 1)
             count, steps, now = count + z.shape[2], steps + x.shape[1], now + 1
         return Memory(cache, now, None, now)
 
