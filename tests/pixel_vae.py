@@ -1,4 +1,4 @@
-"""A causal video autoencoder without weights, for the published code and for wamkit alike.
+"""A causal video autoencoder without weights, and images, for published code and for wamkit.
 
 Latents mix with their neighbors in a row and with the frame before, so that it shows whether views
 are encoded by themselves, and whether an episode is encoded as one clip.
@@ -34,3 +34,11 @@ class PixelVAE(nn.Module):
         """[B, 48, t, h, w] to gray of the right shape."""
         b, _, t, h, w = z.shape
         return z.new_zeros(b, 3, 1 + 4 * (t - 1), 16 * h, 16 * w)
+
+
+def patterns(count: int, view: int, height: int = 40, width: int = 72) -> Tensor:
+    """Images of a camera [count, 3, height, width] uint8, which no file need hold."""
+    t, c, y, x = torch.meshgrid(
+        *(torch.arange(n) for n in (count, 3, height, width)), indexing="ij"
+    )
+    return ((37 * t + 50 * c + 91 * view + 5 * x * (y // 7 + 1) + 11 * y) % 256).to(torch.uint8)

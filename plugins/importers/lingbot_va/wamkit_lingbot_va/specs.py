@@ -25,7 +25,9 @@ def spec_of(robot: Robot) -> dict[str, Any]:
         },
         "paradigm": {
             "name": "autoregressive",
-            "chunks": robot.memory,
+            "chunks": robot.memory + 1,
+            "window": 2 * robot.memory - 1,
+            "window_unit": "half_blocks",
             "action": "inverse_dynamics",
             "first_frames": "in_block",
             "levels_per": "frame",

@@ -3,8 +3,8 @@
 Run it inside a checkout of https://github.com/robbyant/lingbot-va (commit 7c6ffa9) as
 `PYTHONPATH=. python make_lingbot_va_tiny.py OUT.safetensors`, with torch, diffusers, transformers,
 einops, easydict and wamkit. The file holds the weights under the names of the released
-`transformer/` folder, one training sample and one episode of two chunks, drawn in float32, and what
-the published code makes of them in float64 on a CPU.
+`transformer/` folder, one training sample, normalized actions and episodes on LIBERO and
+RoboTwin, drawn in float32, and what the published code makes of them in float64 on a CPU.
 
 What is not the published code: `flash_attn` and `lerobot` are empty modules, for nothing here
 runs them; the flex attention of training is computed densely from the published mask
@@ -32,7 +32,7 @@ from wamkit.testing.tolerance import float64, to_float64
 
 sys.path.insert(0, str(Path(__file__).parents[5] / "tests"))
 
-from pixel_vae import PixelVAE
+from pixel_vae import PixelVAE, patterns
 
 HEADS, HEAD, TEXT, LAYERS, CHANNELS = 2, 12, 16, 2, 48
 
@@ -153,27 +153,24 @@ ROBOTS: dict[str, dict[str, Any]] = {
     "robotwin": {"height": 64, "width": 64, "frame_chunk_size": 2, "latent": (6, 4)},
 }
 STEPS = {"num_inference_steps": 3, "action_num_inference_steps": 4, "action_per_frame": 4}
-CHUNKS = {"libero": 3, "robotwin": 2}
+MEMORY = {"attn_window": 4}  # 2 chunks
+CHUNKS = {"libero": 5, "robotwin": 2}
 
 
 def episode_draws(published: Any, robot: str) -> dict[str, Tensor]:
-    """Images, prompts and noise of an episode."""
+    """Prompts and noise of an episode, of the channels that the robot uses."""
     rng = torch.Generator().manual_seed(len(robot))
     config, shape = published.server.VA_CONFIGS[robot], ROBOTS[robot]
     frames, chunks = shape["frame_chunk_size"], CHUNKS[robot]
-    images = 1 + 4 * (frames * (chunks - 1) - 1)
+    used = config.used_action_channel_ids
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=rng)
 
     found = {"prompt": normal(1, 5, TEXT), "negative": normal(1, 2, TEXT)}
-    for i in range(len(config.obs_cam_keys)):
-        coarse = torch.rand(images, 3, 6, 5, generator=rng)  # smooth, so that they pack well
-        large = F.interpolate(coarse, (40, 72), mode="nearest") * 255
-        found[f"images.{i}"] = large.to(torch.uint8)[..., ::4, ::4]
     for k in range(chunks):
         found[f"noise_video.{k}"] = normal(1, CHANNELS, frames, *shape["latent"])
-        found[f"noise_action.{k}"] = normal(1, 30, frames, STEPS["action_per_frame"], 1)
+        found[f"noise_action.{k}"] = normal(1, len(used), frames, STEPS["action_per_frame"], 1)
     return found
 
 
@@ -183,7 +180,7 @@ def act(published: Any, net: Any, given: dict[str, Tensor], robot: str) -> dict[
     """An episode as the client of LIBERO runs it, every action executed as it was given."""
     use_torch(published, net)
     given_config = published.server.VA_CONFIGS[robot]
-    sizes = {**ROBOTS[robot], **STEPS, "save_root": tempfile.mkdtemp()}
+    sizes = {**ROBOTS[robot], **STEPS, **MEMORY, "save_root": tempfile.mkdtemp()}
     config = type(given_config)({**given_config, **sizes})
     server = object.__new__(published.server.VA_Server)
     server.cache_name, server.job_config, server.save_root = "pos", config, config.save_root
@@ -199,14 +196,16 @@ def act(published: Any, net: Any, given: dict[str, Tensor], robot: str) -> dict[
     server.encode_prompt = lambda **_: texts
     published.server.save_async = lambda *_: None
     noises = iter([given[f"noise_{n}.{k}"] for k in range(CHUNKS[robot]) for n in PARTS])
-    names = {f"images.{i}": key for i, key in enumerate(config.obs_cam_keys)}
-    views = {key: given[name].permute(0, 2, 3, 1).numpy() for name, key in names.items()}
-    count = len(given["images.0"])
+    count = 1 + 4 * (config.frame_chunk_size * (CHUNKS[robot] - 1) - 1)
+    views = {
+        key: patterns(count, i).permute(0, 2, 3, 1).numpy()
+        for i, key in enumerate(config.obs_cam_keys)
+    }
     looks = [{key: images[t] for key, images in views.items()} for t in range(count)]
     found, begin = {}, torch.randn
     server.infer({"reset": True, "prompt": "record"})
     try:
-        torch.randn = lambda *_, **__: next(noises).clone()  # type: ignore[assignment]
+        torch.randn = lambda *size, **_: in_channels(next(noises), size, config)
         at = 1
         for k in range(CHUNKS[robot]):
             action = server.infer({"obs": looks[0], "prompt": "record"})["action"]
@@ -221,8 +220,17 @@ def act(published: Any, net: Any, given: dict[str, Tensor], robot: str) -> dict[
     return found
 
 
+def in_channels(noise: Tensor, size: tuple[int, ...], config: Any) -> Tensor:
+    """Noise of the size that is asked for; what a robot does not use is zeroed there anyway."""
+    if noise.shape[1] == size[1]:
+        return noise.clone()
+    whole = noise.new_zeros(size)
+    whole[:, config.used_action_channel_ids] = noise
+    return whole
+
+
 PROMPTS, PARTS = ("prompt", "negative"), ("video", "action")
-TRAINING = {"chunk_size": 2, "window_size": 64}
+TRAINING = {"chunk_size": 2, "window_size": 3}
 USED = [0, 1, 2, 28]
 
 
