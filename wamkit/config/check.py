@@ -21,7 +21,8 @@ from .shared_clip import shared_clip_conflicts
 from .spec import PolicySpec, draft, read
 from .tiling import resize_hint, retile
 from .trained import naming_hint, strange_text_encoder, strange_vae
-from .view_encoding import view_conflicts
+from .view_encoding import encoding_conflicts
+from .views import observed_images_conflicts, view_conflicts
 
 
 class _AbsentError(Exception):
@@ -106,9 +107,10 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _guides,
         _text,
         _canvas,
-        view_conflicts,
+        encoding_conflicts,
         _clip,
         _future,
+        view_conflicts,
         level_conflicts,
         _coarser,
         shared_clip_conflicts,
@@ -237,6 +239,9 @@ def _canvas(spec: PolicySpec) -> Iterator[Conflict]:
 
 def _clip(spec: PolicySpec) -> Iterator[Conflict]:
     stride = spec.time_stride
+    if spec.video.observed_latents == "images":
+        yield from observed_images_conflicts(spec)
+        return
     for name, count in (
         ("num_frames", spec.video.num_frames),
         ("num_observed", spec.video.num_observed),

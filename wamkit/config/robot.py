@@ -151,13 +151,15 @@ class View(Section):
 class CameraConfig(Section):
     """How the views are laid on one canvas, the same in dataset, server and simulator."""
 
-    layout: Literal["side_by_side", "t_shape", "inverted_t", "grid", "frame_per_view"] = (
-        "side_by_side"
-    )
+    layout: Literal[
+        "side_by_side", "t_shape", "inverted_t", "grid", "frame_per_view", "clip_per_view"
+    ] = "side_by_side"
     """`side_by_side`: one row. `t_shape`: the first view above a row of the others; `inverted_t`:
     below it.
     `grid`: rows of `columns` views. `frame_per_view`: each view is a latent frame by itself, one
-    after the other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163)."""
+    after the other at every moment, all of one size (Cosmos Policy, arXiv 2601.16163).
+    `clip_per_view`: each view is a clip by itself, all at the same times and of one size, for
+    backbones that tell views apart (GE-Act, arXiv 2508.05635)."""
     views: tuple[View, ...] = Field(min_length=1)
     """The cameras, in the order in which they are placed."""
     columns: int = Field(2, gt=0)
@@ -173,11 +175,11 @@ class CameraConfig(Section):
     @property
     def apart(self) -> int:
         """How many canvases are side by side at one moment: one, or one for each view."""
-        return len(self.views) if self.layout == "frame_per_view" else 1
+        return len(self.views) if self.layout in ("frame_per_view", "clip_per_view") else 1
 
     def boxes(self) -> dict[str, tuple[int, int, int, int]]:
         """view -> top, left, height, width on its canvas, in pixels."""
-        if self.layout == "frame_per_view":
+        if self.layout in ("frame_per_view", "clip_per_view"):
             return {view.name: (0, 0, *view.size) for view in self.views}
         boxes, top = {}, 0
         for row in self.rows():
@@ -198,7 +200,7 @@ class CameraConfig(Section):
         """The views of each row of the canvas, from the top."""
         if self.layout == "side_by_side":
             return [self.views]
-        if self.layout == "frame_per_view":
+        if self.layout in ("frame_per_view", "clip_per_view"):
             return [(view,) for view in self.views]
         if self.layout in ("t_shape", "inverted_t"):
             rows = [row for row in (self.views[:1], self.views[1:]) if row]
@@ -222,7 +224,8 @@ class CameraConfig(Section):
                 "them on one canvas",
                 hint='set cameras.layout = "frame_per_view", or cameras.clip = "per_view"',
             )
-        if self.layout == "frame_per_view" and len({view.size for view in self.views}) > 1:
+        apart = self.layout in ("frame_per_view", "clip_per_view")
+        if apart and len({view.size for view in self.views}) > 1:
             sizes = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in self.views)
             yield Conflict(
                 between=("cameras.views",),
@@ -257,6 +260,9 @@ class VideoConfig(Section):
     """Images in a clip, the observed ones included."""
     num_observed: int = Field(1, ge=1)
     """Images that are observed; the rest is the future."""
+    observed_latents: Literal["clip", "images"] = "clip"
+    """How the VAE encodes the observed images: as the beginning of the clip, or each by itself to a
+    latent of its own, with the future as a clip that begins anew (GE-Act's memory frames)."""
     frame_stride: int = Field(4, gt=0)
     """Actions from one image to the next."""
     target_downscale: int = Field(1, ge=1)
@@ -265,3 +271,10 @@ class VideoConfig(Section):
     target_times: Literal["continue", "restart"] = "continue"
     """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM
     has it."""
+
+    def latents(self, images: int, stride: int) -> int:
+        """Latent frames that a VAE of this stride in time makes of so many images of a clip."""
+        if self.observed_latents == "clip":
+            return 1 + (images - 1) // stride
+        future = max(0, images - self.num_observed)
+        return min(images, self.num_observed) + -(-future // stride)

@@ -124,8 +124,8 @@ class PolicySpec(Table):
     def latent_frames(self) -> tuple[int, int]:
         """Latent frames that are observed, and that are imagined for one chunk."""
         stride, views = self.time_stride, self.cameras.apart
-        observed = 1 + (self.video.num_observed - 1) // stride
-        imagined = 1 + (self.video.num_frames - 1) // stride - observed
+        observed = self.video.latents(self.video.num_observed, stride)
+        imagined = self.video.latents(self.video.num_frames, stride) - observed
         return views * observed, views * imagined
 
     @property

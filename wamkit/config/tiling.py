@@ -20,7 +20,7 @@ def tile_sizes(cameras: CameraConfig, token: Size = (1, 1)) -> dict[str, Size]:
 
     The first view of a row decides its height; the last one takes up what a row lacks in width.
     """
-    if cameras.layout == "frame_per_view":
+    if cameras.layout in ("frame_per_view", "clip_per_view"):
         first = cameras.views[0].size
         size = nearest_multiple(first[0], token[0]), nearest_multiple(first[1], token[1])
         return {view.name: size for view in cameras.views}

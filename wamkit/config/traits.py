@@ -81,6 +81,11 @@ class Traits(BaseModel):
     (`wamkit.interfaces.Backbone.final_norm`)."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
+    views: int = 0
+    """Camera views it tells apart where each is a clip by itself; 0 if it knows none."""
+    cross_view_stride: int = 1
+    """Tokens attend to those of other views in every so manieth block, from the first on; in the
+    others only to their own view, and to what belongs to none."""
 
     trained_with: TrainedWith = TrainedWith()
     """Which VAE and which text encoder the published weights of this variant know."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .spec import PolicySpec
 
 
-def view_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
+def encoding_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     """Yield a conflict where views are no whole latents, or share no canvas."""
     cameras, (_, rows, columns) = spec.cameras, spec.vae.stride
     if cameras.encode != "views":

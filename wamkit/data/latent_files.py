@@ -82,7 +82,7 @@ def name_of(shard: int, shards: int) -> str:
 
 def shape_of(spec: PolicySpec) -> tuple[int, int, int, int]:
     """Channels, frames, height and width of the latents of a clip."""
-    frames = 1 + (spec.num_images - 1) // spec.time_stride
+    frames = spec.video.latents(spec.num_images, spec.time_stride)
     return spec.vae.channels, frames * spec.cameras.apart, *spec.latent_size
 
 

@@ -54,6 +54,7 @@ class Stream(NamedTuple):
     rotary: PositionCond = None
     text_kv: tuple[TextKV | None, ...] | None = None  # of each layer; None: blocks compute theirs
     text: TextCond | None = None  # for blocks that do
+    views_apart: tuple[bool, ...] = ()  # of each layer; () if segments have no views
 
 
 class Inside(NamedTuple):
@@ -70,7 +71,7 @@ class Inside(NamedTuple):
     @staticmethod
     def of(stream: Stream) -> Inside:
         """The tensors and blocks of a stream."""
-        blocks, tokens, _, *rest = stream
+        blocks, tokens, _, *rest, _ = stream
         return Inside(blocks, tokens, *rest)
 
 

@@ -55,7 +55,17 @@ class LayerPlan(NamedTuple):
 
 
 Shape = tuple[tuple[str, int], ...]
-"""The segments of a stream: role and length of each."""
+"""The segments of a stream: name and length of each. A name is a role, or `role@view`."""
+
+
+def role_of(name: str) -> str:
+    """The role in the name of a segment."""
+    return name.partition("@")[0]
+
+
+def _view_of(name: str) -> str:
+    """The camera view in the name of a segment; empty if it belongs to none."""
+    return name.partition("@")[2]
 
 
 @lru_cache(maxsize=512)
@@ -67,17 +77,19 @@ def plan_pass(
     collect: frozenset[str] = frozenset(),
     hidden: frozenset[int] = frozenset(),
     prefill: bool = False,
+    apart: tuple[bool, ...] = (),
 ) -> tuple[LayerPlan, ...]:
     """The layers of a pass over streams of these segments.
 
     Args:
-        shapes: Role and length of each segment, for each stream.
+        shapes: Name and length of each segment, for each stream.
         active: For each stream and layer, whether the stream has a block there.
         tables: Visibility, as `freeze` makes it.
-        cached: For each layer, the roles that an earlier pass left; () for none.
+        cached: For each layer, the names that an earlier pass left; () for none.
         collect: Roles whose keys and values are kept.
         hidden: Layers whose outputs are kept.
         prefill: Nothing but what is kept is wanted, so the last layer ends at its keys.
+        apart: For each layer, whether tokens of a view attend to no other view; () for nowhere.
 
     Raises:
         WamkitError: A role is present that the table has no row for.
@@ -89,7 +101,8 @@ def plan_pass(
         here = tuple(i for i, has_block in enumerate(active) if has_block[layer])
         table = table_at(tables, layer)
         _expect_rows(shapes, table)
-        plan = _plan_layer(shapes, here, table, cached[layer] if cached else (), collect)
+        known, split = cached[layer] if cached else (), bool(apart) and apart[layer]
+        plan = _plan_layer(shapes, here, table, known, collect, apart=split)
         ends = prefill and layer == depth - 1 and layer not in hidden
         plan = plan._replace(kv_only=ends, hidden=layer in hidden)
         found.append(plans.setdefault(plan, plan))
@@ -97,7 +110,7 @@ def plan_pass(
 
 
 def _expect_rows(shapes: Sequence[Shape], table: dict[str, Row]) -> None:
-    unknown = {role for shape in shapes for role, _ in shape} - set(table)
+    unknown = {role_of(name) for shape in shapes for name, _ in shape} - set(table)
     if unknown:
         raise WamkitError(
             f"the visibility table has no row for {', '.join(sorted(unknown))}; "
@@ -112,40 +125,46 @@ def _plan_layer(
     table: dict[str, Row],
     cached: Sequence[str],
     collect: frozenset[str],
+    *,
+    apart: bool,
 ) -> LayerPlan:
     here: dict[str, list[KeySlice]] = {}
     for place, stream in enumerate(active):
         start = 0
-        for role, length in shapes[stream]:
-            here.setdefault(role, []).append(KeySlice(place, start, length))
+        for name, length in shapes[stream]:
+            here.setdefault(name, []).append(KeySlice(place, start, length))
             start += length
     key_sets: dict[KeySet, int] = {}
 
-    def index_of(row: Row) -> int:
-        roles = [
-            role for role in here if role in row.seen and not (row.causal and role == row.role)
-        ]
-        roles += [row.role] if row.causal and row.role in here else []  # its own keys come last
-        slices = _merged([s for role in roles for s in here[role]])
-        old = tuple(role for role in cached if role in row.seen and role not in here)
+    def index_of(row: Row, view: str) -> int:
+        def seen(name: str) -> bool:
+            return role_of(name) in row.seen and (not view or _view_of(name) in ("", view))
+
+        names = [name for name in here if seen(name) and not (row.causal and name == row.role)]
+        names += [row.role] if row.causal and row.role in here else []  # its own keys come last
+        slices = _merged([s for name in names for s in here[name]])
+        old = tuple(name for name in cached if seen(name) and name not in here)
         return key_sets.setdefault(KeySet(old, slices), len(key_sets))
 
     queries = []
     for stream in active:
         groups: list[QueryGroup] = []
-        rows = [(table[role], length) for role, length in shapes[stream]]
-        for key, run in groupby(rows, key=lambda x: x[0] if x[0].causal else x[0].seen):
+        rows = [
+            (table[role_of(name)], _view_of(name) if apart else "", length)
+            for name, length in shapes[stream]
+        ]
+        for _, run in groupby(rows, key=lambda x: (x[0] if x[0].causal else x[0].seen, x[1])):
             found = list(run)
-            row, length = found[0][0], sum(n for _, n in found)
-            assert not (isinstance(key, Row) and len(here[row.role]) > 1), (
+            (row, view, _), length = found[0], sum(n for *_, n in found)
+            assert not (row.causal and len(here[row.role]) > 1), (
                 f"the causal role {row.role} must be one segment"
             )
-            at = index_of(row)
+            at = index_of(row, view)
             if groups and groups[-1].key_set == at and not (row.causal or groups[-1].causal):
                 length += groups.pop().length
             groups.append(QueryGroup(length, at, row.causal))
         queries.append(tuple(groups))
-    kept = tuple((role, _merged(found)) for role, found in here.items() if role in collect)
+    kept = tuple((name, _merged(found)) for name, found in here.items() if role_of(name) in collect)
     return LayerPlan(active, tuple(queries), tuple(key_sets), kept)
 
 

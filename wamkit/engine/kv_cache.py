@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .attention_plan import KeySet, LayerPlan
+from .attention_plan import KeySet, LayerPlan, role_of
 from .device import detach_storage
 from .text import additive_mask
 
@@ -27,6 +27,12 @@ class Segment(NamedTuple):
     role: str
     length: int
     mask: Tensor | None = None  # [B, length], as `Text.mask`; None if every token counts alike
+    view: int | None = None  # the camera view they belong to, where views have tokens of their own
+
+    @property
+    def name(self) -> str:
+        """Role and view: `context`, or `context@1`."""
+        return self.role if self.view is None else f"{self.role}@{self.view}"
 
 
 class KV(NamedTuple):
@@ -84,7 +90,7 @@ class KVCache:
         hidden: Sequence[dict[str, Tensor]] = (),
         levels: Mapping[str, float | Tensor] | None = None,
     ) -> None:
-        self.layers = tuple(layers)  # for each layer, role -> KV
+        self.layers = tuple(layers)  # for each layer, role -> KV; `Segment.name` where it has views
         self.hidden = tuple(hidden)  # for each layer, role -> [B, S, D]; empty where none was asked
         self.levels = dict(levels or {})  # role -> noise its frames had, [B] or alike; with hidden
         self.branches = 1  # copies of the batch in a row, where guidance runs several at once
@@ -93,11 +99,11 @@ class KVCache:
     @cached_property
     def roles(self) -> frozenset[str]:
         """The roles that are kept."""
-        return frozenset(role for layer in self.layers for role in layer)
+        return frozenset(role_of(name) for layer in self.layers for name in layer)
 
     @cached_property
-    def roles_by_layer(self) -> tuple[tuple[str, ...], ...]:
-        """The same of each layer, in the order in which they are kept."""
+    def names_by_layer(self) -> tuple[tuple[str, ...], ...]:
+        """Roles, and views where they have some, of each layer, in the order they are kept in."""
         return tuple(tuple(layer) for layer in self.layers)
 
     def __or__(self, newer: KVCache) -> KVCache:
@@ -148,8 +154,12 @@ class KVCache:
         """The same entries under other roles; a role whose new name is None is dropped."""
 
         def moved(layer: Mapping[str, Any]) -> dict[str, Any]:
-            new = {names.get(role, role): kept for role, kept in layer.items()}
-            return {role: kept for role, kept in new.items() if role is not None}
+            new = {}
+            for name, kept in layer.items():
+                role = role_of(name)
+                if (other := names.get(role, role)) is not None:
+                    new[other + name[len(role) :]] = kept
+            return new
 
         other = KVCache(
             [moved(x) for x in self.layers], [moved(x) for x in self.hidden], moved(self.levels)

@@ -95,6 +95,17 @@ class LevelTable(NamedTuple):
     sigmas: Tensor  # [R] float32
     index: Tensor  # type: ignore[assignment]  # [B or 1, G] of groups of S / G tokens
     key: tuple[float, ...] | None  # the table where it is the same for all samples
+    view: Tensor | None = None  # [R] the camera view of each row, where levels are told with views
+
+    def by_view(self, views: Sequence[int | None]) -> LevelTable:
+        """The same levels with the view of each of G groups of tokens; None counts as view 0."""
+        groups, device = [view or 0 for view in views], self.index.device
+        count = max(groups) + 1
+        place = constant(tuple(groups), torch.long, device)
+        every = constant(tuple(range(count)), torch.long, device).repeat(len(self.sigmas))
+        key = None if self.key is None else (*self.key, -float(count))
+        index = self.index * count + place  # [B or 1, G]
+        return LevelTable(self.sigmas.repeat_interleave(count), index, key, every)
 
     @staticmethod
     def of(

@@ -152,7 +152,7 @@ class PassRunner:
             pooled: The prompt's vector [B, width], where the stack reads it.
             text: The prompt it belongs to.
         """
-        sigmas, index, key = levels
+        sigmas, index, key, view = levels
         if pooled is not None and len(pooled) > 1:
             batch, count = len(pooled), len(sigmas)
             rows = torch.arange(batch, device=index.device)[:, None]
@@ -160,11 +160,12 @@ class PassRunner:
                 pooled = pooled.repeat_interleave(count // batch, 0)
             else:
                 sigmas, pooled = sigmas.repeat_interleave(batch), pooled.repeat(count, 1)
+                view = None if view is None else view.repeat_interleave(batch)
                 index = index * batch + rows
 
         def embed() -> Any:
             given = () if pooled is None else (pooled,)
-            return stack.embed_sigma(sigmas, *given)
+            return stack.embed_sigma(sigmas, *given, **({} if view is None else {"view": view}))
 
         if self.live or key is None:
             cond = embed()
@@ -195,7 +196,7 @@ class PassRunner:
 
         `owner` and `more` say what else the result depends on.
         """
-        sigmas, index, key = levels
+        sigmas, index, key, _ = levels
         if self.live or key is None:
             table = make(sigmas)
         else:
@@ -316,7 +317,7 @@ class PassRunner:
         Raises:
             WamkitError: A role is present that the table has no row for.
         """
-        shapes = tuple(tuple((s.role, s.length) for s in stream.segments) for stream in streams)
+        shapes = tuple(tuple((s.name, s.length) for s in stream.segments) for stream in streams)
         active = tuple(tuple(block is not None for block in s.blocks) for s in streams)
         if self._frozen[0] is not sees:
             self._frozen = sees, freeze(sees)
@@ -324,10 +325,11 @@ class PassRunner:
             shapes,
             active,
             self._frozen[1],
-            () if cache is None else cache.roles_by_layer,
+            () if cache is None else cache.names_by_layer,
             frozenset(keep),
             frozenset(hidden),
             prefill,
+            next((s.views_apart for s in streams if s.views_apart), ()),
         )
         segments, like = [stream.segments for stream in streams], streams[0].tokens
         steps: list[Any] = []  # what passes with these keys have in common

@@ -124,6 +124,9 @@ class Stack(nn.Module, ABC):
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
         """Embed noise levels for the blocks and the final layer.
 
+        A backbone with `traits.views` takes a third argument, `view`: [R] int64, the camera view
+        whose tokens have the level; None for the first.
+
         Args:
             sigmas: [R] float32 in [0, 1], 0 is data.
             pooled: [R or 1, width], where `reads_pooled` is set and the prompt has one.
@@ -247,9 +250,11 @@ class WrappedBackbone(Backbone):
         """As the inner backbone's."""
         return self.inner.embed_image(tokens)
 
-    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> SigmaCond:
+    def embed_sigma(
+        self, sigmas: Tensor, pooled: Tensor | None = None, **view: Tensor
+    ) -> SigmaCond:
         """As the inner backbone's."""
-        return self.inner.embed_sigma(sigmas, pooled)
+        return self.inner.embed_sigma(sigmas, pooled, **view)
 
     def embed_positions(self, positions: Tensor) -> PositionCond:
         """As the inner backbone's."""

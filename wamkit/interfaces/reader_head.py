@@ -184,7 +184,7 @@ class ReaderHead(ActionHead):
             return runner.level_rows(
                 self, lambda s: self.embed_levels(s, torch.full_like(s, of)), levels, of
             )
-        sigmas, index, key = levels
+        sigmas, index, key, _ = levels
         count = len(sigmas)
         if key is None:  # levels of samples in turn
             frames = video.repeat_interleave(count // batch)

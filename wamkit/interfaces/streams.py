@@ -63,6 +63,8 @@ def embed_video(
     _, rows, columns = traits.patch_size
     grid = count, z.shape[3] // rows, z.shape[4] // columns
     levels = LevelTable.of(_frame_sigmas(frames, backbone.reference_sigma), batch, device)
+    if frames.views:
+        levels = levels.by_view(frames.views)
     pooled = text.cond_embeds if backbone.reads_pooled else None
     pooled = None if pooled is None else pooled[:, 0]
     fixed = (levels, pooled, text)
@@ -98,7 +100,9 @@ def embed_video(
         cond, text_kv = runner.text(backbone, backbone.blocks, text)
     segments = frames.segments(tokens.shape[1] // count)
     stream = Stream(
-        tuple(backbone.blocks), tokens, segments, index, modulation, rotary, text_kv, cond
+        tuple(backbone.blocks),
+        *(tokens, segments, index, modulation, rotary, text_kv, cond),
+        views_apart=_views_apart(backbone) if frames.views else (),
     )
     text_stream = None
     if with_text and streams_text and text.length:
@@ -232,6 +236,12 @@ def _frame_sigmas(frames: Frames, reference: float) -> Sequence[tuple[Level | Te
         (level_of(reference) if reference and given and not level.sigma else level, 1)
         for level, given in zip(levels, frames.is_given, strict=True)
     ]
+
+
+def _views_apart(backbone: Backbone) -> tuple[bool, ...]:
+    """Whether tokens of a view attend to no other view, for each layer."""
+    stride = backbone.traits.cross_view_stride
+    return tuple(layer % stride > 0 for layer in range(len(backbone.blocks)))
 
 
 def _ends(backbone: Backbone) -> tuple[Ends, Ends]:

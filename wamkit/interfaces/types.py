@@ -44,6 +44,7 @@ class Frames:
     times: tuple[float, ...]  # T times on the axis of latent frames
     levels: Levels  # of each frame: T entries of runs, or a tensor [B, T] float32 in [0, 1]
     cond_latents: Tensor | None = None  # [B, G, T, h, w] channels for backbones that want them
+    views: tuple[int | None, ...] = ()  # T camera views (None: of none), where each has a clip
 
     def __post_init__(self) -> None:
         b, count = self.z.shape[0], len(self.roles)
@@ -55,6 +56,8 @@ class Frames:
             object.__setattr__(self, "times", tuple(self.times.tolist()))
         if len(self.times) != count:
             raise ValueError(f"found {len(self.times)} times for {count} roles")
+        if self.views and len(self.views) != count:
+            raise ValueError(f"found {len(self.views)} views for {count} roles")
         if isinstance(self.levels, Tensor):
             if tuple(self.levels.shape) != (b, count):
                 raise ValueError(f"levels must be [{b}, {count}], found {tuple(self.levels.shape)}")
@@ -89,8 +92,12 @@ class Frames:
         return tuple(base(role) not in images for role in self.roles)
 
     def segments(self, tokens_per_frame: int) -> tuple[Segment, ...]:
-        """One segment for each run of frames of the same role."""
-        return tuple(Segment(r, len(list(g)) * tokens_per_frame) for r, g in groupby(self.roles))
+        """One segment for each run of frames of the same role and view."""
+        views = self.views or (None,) * len(self.roles)
+        return tuple(
+            Segment(role, len(list(run)) * tokens_per_frame, view=view)
+            for (role, view), run in groupby(zip(self.roles, views, strict=True))
+        )
 
     def where(self, *roles: str) -> list[int]:
         """Indices of the frames that have one of `roles`."""
@@ -117,6 +124,7 @@ class Frames:
             tuple(self.times[i] for i in where),
             levels[:, keep] if isinstance(levels, Tensor) else tuple(levels[i] for i in where),
             cond,
+            tuple(self.views[i] for i in where) if self.views else (),
         )
 
     def level_of(self, role: str) -> Levels:
@@ -180,6 +188,9 @@ class Frames:
             tuple(time for clip in clips for time in clip.times),
             join_levels([clip.levels for clip in clips], first.z.shape[0], first.z.device),
             torch.cat(conds, 2) if len(conds) == len(clips) else None,
+            tuple(view for clip in clips for view in clip.views or (None,) * len(clip.roles))
+            if any(clip.views for clip in clips)
+            else (),
         )
 
     def pick(self, index: Tensor) -> Frames:
@@ -190,7 +201,7 @@ class Frames:
         """The same frames of other samples, which `rows` takes from every tensor that has them."""
         levels = rows(self.levels) if isinstance(self.levels, Tensor) else self.levels
         cond = None if self.cond_latents is None else rows(self.cond_latents)
-        return Frames(rows(self.z), self.roles, self.times, levels, cond)
+        return Frames(rows(self.z), self.roles, self.times, levels, cond, self.views)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config.spec import PolicySpec
+from .frame_order import join_views, split_views
 from .view_latents import decode_by_view, encode_by_view
 
 BLACK = -1.0
@@ -31,7 +32,7 @@ def vae_dtype(vae: Any) -> torch.dtype:
 def encode_canvas(spec: PolicySpec, vae: Any, canvas: Tensor) -> Tensor:
     """Latents [B, C, T, h, w] float32 of a canvas, without leading frames.
 
-    Views that are frames are consecutive in T.
+    Frames of views stand as in `frame_order`.
     """
     views = spec.cameras.apart
     if spec.cameras.encode == "views":
@@ -41,10 +42,15 @@ def encode_canvas(spec: PolicySpec, vae: Any, canvas: Tensor) -> Tensor:
         observed = before + views * spec.video.num_observed
         z = _encode(vae, shared_clip(spec, canvas))
         return torch.cat([z[:, :, before:observed], z[:, :, observed + between :]], 2)
-    z = _encode(vae, canvas)
-    if views == 1:
-        return z
-    return z.unflatten(0, (-1, views)).movedim(1, 3).flatten(2, 3)
+    alone = spec.video.num_observed if spec.video.observed_latents == "images" else 0
+    seen, rest = canvas[:, :, :alone], canvas[:, :, alone:]
+    parts = []
+    if count := seen.shape[2]:
+        z = _encode(vae, seen.transpose(1, 2).flatten(0, 1).unsqueeze(2)).squeeze(2)
+        parts.append(z.unflatten(0, (-1, count)).transpose(1, 2))
+    if rest.shape[2]:
+        parts.append(_encode(vae, rest))
+    return join_views(spec, parts[0] if len(parts) == 1 else torch.cat(parts, 2))
 
 
 def with_leading(spec: PolicySpec, vae: Any, z: Tensor) -> Tensor:
@@ -95,9 +101,12 @@ def decode_latents(spec: PolicySpec, vae: Any, z: Tensor, canvas: Tensor) -> Ten
         stride = spec.vae.stride[0]
         images = raw[:, :, [max(0, 1 + (place - 1) * stride) for place in places]]
         return images.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
-    if views > 1:
-        z = z.unflatten(2, (-1, views)).movedim(3, 1).flatten(0, 1)
+    z = split_views(spec, z)
+    if spec.video.observed_latents == "images":
+        z = z[:, :, spec.video.num_observed :]
     decoded: Tensor = vae.decode(z.to(dtype)).float()
+    if spec.video.observed_latents == "images":
+        decoded = torch.cat([canvas.to(decoded), decoded], 2)
     return decoded
 
 

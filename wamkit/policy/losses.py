@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config.spec import PolicySpec
 from ..interfaces.types import DenoisingTarget, ModelInputs, ModelOutput, NoisyVectors
 from . import preprocessing
+from .frame_order import frame_validity
 from .observation import Batch
 
 if TYPE_CHECKING:
@@ -109,7 +110,5 @@ def frame_mask(
     """
     if batch.frame_valid is None:
         return None
-    stride, views = spec.time_stride, spec.cameras.apart
-    rest = batch.frame_valid[:, 1:].unflatten(1, (-1, stride)).any(-1)
-    latent = torch.cat([batch.frame_valid[:, :1], rest], 1).repeat_interleave(views, 1)
+    latent = frame_validity(spec, batch.frame_valid)
     return latent[:, [place + offset for place in target.places]]

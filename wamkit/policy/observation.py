@@ -225,10 +225,11 @@ def _state(value: Any) -> Tensor:
 
 
 def random_observation(
-    spec: PolicySpec, *, batch: int = 2, frames: int = 1, seed: int = 0
+    spec: PolicySpec, *, batch: int = 2, frames: int | None = None, seed: int = 0
 ) -> Observation:
-    """Random images and state for the cameras of a spec."""
+    """Random images and state for the cameras of a spec; by default as many as it observes."""
     rng = torch.Generator().manual_seed(seed)
+    frames = spec.video.num_observed if frames is None else frames
     images = {}
     for view in spec.cameras.views:
         if view.value_range is None:

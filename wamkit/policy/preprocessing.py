@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..engine.device import to_device
 from ..engine.levels import CLEAN, level_of
 from ..errors import WamkitError
-from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text, counted
+from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text
 from .clips import decode_latents, encode_canvas, with_leading
 from .clips import vae_dtype as vae_dtype
+from .frame_order import places_of_frames
 from .observation import Batch, Observation
 
 if TYPE_CHECKING:
@@ -138,20 +139,21 @@ def build_clips(
 ) -> tuple[Frames, Frames | None]:
     """Observed and imagined latents as one clip, or as two where targets have their own grid."""
     observed, imagined = z.shape[2], future.shape[2]
-    leading = spec.leading_frames
-    times = tuple(time - leading for time in counted(observed + imagined))
+    times, views = places_of_frames(spec, observed, imagined)
     levels = (CLEAN,) * observed + (level_of(level),) * imagined
     roles = ("context",) * observed, ("target",) * imagined
     if not imagined:
         seen = None if cond is None else cond[:, :, :observed]
-        return Frames(z, roles[0], times, levels, seen), None
+        return Frames(z, roles[0], times, levels, seen, views), None
     if spec.video.target_downscale == 1:
-        return Frames(torch.cat([z, future], 2), roles[0] + roles[1], times, levels, cond), None
-    start = leading if spec.video.target_times == "restart" else observed
-    theirs = times[start : start + imagined]
+        both = torch.cat([z, future], 2)
+        return Frames(both, roles[0] + roles[1], times, levels, cond, views), None
+    theirs = times[observed:]
+    if spec.video.target_times == "restart":
+        theirs = tuple(time - theirs[0] for time in theirs)
     return (
-        Frames(z, roles[0], times[:observed], levels[:observed], cond),
-        Frames(future, roles[1], theirs, levels[observed:]),
+        Frames(z, roles[0], times[:observed], levels[:observed], cond, views[:observed]),
+        Frames(future, roles[1], theirs, levels[observed:], views=views[observed:]),
     )
 
 

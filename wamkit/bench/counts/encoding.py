@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ...config.parts import VAEConfig
+from ...policy.clips import vae_dtype
 from ...policy.cost import Counter, without_weights
-from ...policy.preprocessing import vae_dtype
 from .solving import Design
 
 ENCODING = ("1", "H", "W", "HW", "HWHW", "T", "T H", "T W", "T HW", "T HWHW")

@@ -56,12 +56,13 @@ class CountingRunner(PassRunner):
         prefill: bool = False,
     ) -> tuple[list[Tensor], KVCache]:
         """As that of every runner; equal layers run once, and share what they leave behind."""
-        shapes = tuple(tuple((s.role, s.length) for s in stream.segments) for stream in streams)
+        shapes = tuple(tuple((s.name, s.length) for s in stream.segments) for stream in streams)
         active = tuple(tuple(block is not None for block in s.blocks) for s in streams)
-        known = () if cache is None else cache.roles_by_layer
+        known = () if cache is None else cache.names_by_layer
         plan = plan_pass(
             *(shapes, active, freeze(sees), known),
             *(frozenset(keep), frozenset(hidden), prefill),
+            next((s.views_apart for s in streams if s.views_apart), ()),
         )
         segments = [stream.segments for stream in streams]
         tokens = [stream.tokens for stream in streams]

@@ -141,4 +141,4 @@ def _merge_chunks(clip: Frames | None, other: Frames | None, index: Tensor) -> F
         return None
     z = clip.z.index_copy(0, index, other.z.to(clip.z.dtype))
     sigma = clip.sigma.index_copy(0, index, other.sigma)
-    return Frames(z, clip.roles, clip.times, sigma, clip.cond_latents)
+    return Frames(z, clip.roles, clip.times, sigma, clip.cond_latents, clip.views)
