@@ -267,7 +267,7 @@ def test_original_names_become_those_of_diffusers_own_converter(reference: Any) 
     marks = {name: torch.tensor(i) for i, name in enumerate(names)}
     theirs = convert_ltx_transformer_checkpoint_to_diffusers(marks)
     converted = {k: names[int(v)] for k, v in theirs.items()}
-    _, original = TINY.layouts()
+    *_, original = TINY.layouts()
     assert {original.rename(name)[0]: name for name in names} == converted
 
 
@@ -285,4 +285,5 @@ def test_a_variant_sets_every_size_that_is_not_written() -> None:
     assert tiny.model_dump(exclude=set(Weighted.model_fields)) == {
         "variant": "tiny", "layers": 2, "num_heads": 4, "head_dim": 16, "mlp_dim": 256,
         "latent_channels": 16, "text_width": 32, "fps": 25.0, "causal_times": False,
+        "views": 0, "cross_view_stride": 3,
     }  # fmt: skip

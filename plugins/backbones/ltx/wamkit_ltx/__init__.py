@@ -102,6 +102,16 @@ class LTX(_Backbone):
     causal_times: bool = True
     """True for 0.9.5 and later: latent f begins at image 8f - 7, the first at 0. False for 0.9.0
     and 0.9.1: at image 8f."""
+    views: int = Field(0, ge=0)
+    """Camera views it has embeddings for, where each is a clip by itself (3 in GE-base, arXiv
+    2508.05635); 0 for LTX-Video as published."""
+    cross_view_stride: int = Field(3, gt=0)
+    """With views: tokens attend across views in every so manieth block, from the first on."""
+
+    @property
+    def traits(self) -> Traits:
+        views = {"views": self.views, "cross_view_stride": self.cross_view_stride}
+        return super().traits.model_copy(update=views if self.views else {})
 
     @classmethod
     def published(cls) -> Sequence[Published]:
@@ -113,7 +123,12 @@ class LTX(_Backbone):
             latent_channels=self.latent_channels,
             fps=self.fps,
             causal_times=self.causal_times,
+            views=self.views,
+            cross_view_stride=self.cross_view_stride,
         )
+
+    def variations(self) -> Sequence[Part]:
+        return [self.model_copy(update={"views": 0 if self.views else 3})]
 
     def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import LTXStack

@@ -19,7 +19,7 @@ from wamkit.config.parts import Traits
 from wamkit.engine.layers import ada_norm, one_plus_scale, patches, unpatched
 from wamkit.interfaces import Backbone, Clip
 
-from .blocks import LTXSigma
+from .blocks import LTXBlock, LTXSigma
 from .expert import LTX2Stack, LTXStack
 
 if TYPE_CHECKING:
@@ -54,8 +54,25 @@ class LTXBackbone(LTXStack, Ends):
     """The architecture of LTX-Video 0.9."""
 
     def __init__(self, config: LTX) -> None:
-        super().__init__(config, config.traits.width, config.mlp_dim)
+        width = config.traits.width
+        super().__init__(config, width, config.mlp_dim)
         self._add_ends(config.traits)
+        self.view_embed: nn.Parameter | None = None
+        if config.views:
+            self.view_embed = nn.Parameter(torch.randn(config.views, width))
+            self.view_ada = nn.Sequential(nn.SiLU(), nn.Linear(width, LTXBlock.vectors * width))
+
+    def embed_sigma(
+        self, sigmas: Tensor, pooled: Tensor | None = None, view: Tensor | None = None
+    ) -> LTXSigma:
+        """With views, their embeddings and modulation are added to those of noise levels."""
+        level = super().embed_sigma(sigmas)
+        if self.view_embed is None:
+            return level
+        rows = self.view_embed[:1] if view is None else self.view_embed[view]
+        shifts = self.view_ada(rows.to(self.time_embed.linear.weight.dtype)).float()
+        projection = level.projection + shifts.unflatten(-1, (LTXBlock.vectors, -1))
+        return level._replace(embedding=level.embedding + rows.float(), projection=projection)
 
 
 class LTX2Backbone(LTX2Stack, Ends):

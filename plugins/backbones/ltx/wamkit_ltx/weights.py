@@ -3,7 +3,9 @@
 Our names are those of diffusers' classes. The original files hold everything in one: the
 transformer behind `model.diffusion_model.`, the VAE behind `vae.`, and for LTX-2 the audio VAE, the
 vocoder and what connects the text encoder to the transformer. What belongs to other parts, and the
-audio half of LTX-2, is dropped by name; anything else must be known.
+audio half of LTX-2, is dropped by name; anything else must be known. GE-base
+(github.com/AgibotTech/Genie-Envisioner) has diffusers' names and embeddings of views; GE-Act keeps
+the weights of its action head in the same file.
 """
 
 from wamkit.checkpoints.safetensors import CheckpointLayout
@@ -19,6 +21,7 @@ _RENAMED = (
 )
 
 LTX_DIALECTS = (
+    CheckpointLayout("GE-base and GE-Act", r"^view_embed$", drop=(r"^action_",)),
     CheckpointLayout(
         "diffusers", r"^(model\.diffusion_model\.)?time_embed\.linear\.weight$", (_PREFIX,)
     ),
