@@ -48,9 +48,11 @@ class Reader(ReaderConfig):
     mlp_dim: int = Field(2048, gt=0)
     blocks: int | None = Field(None, gt=0)
     """Number of blocks; with `reads = "each"` it is that of the layers, and left open; else 8."""
-    state: Literal["token", "concat", "text", "none"] = "token"
-    """Where the robot's state enters: as a token before the actions (`token`), concatenated to the
-    values of every action (`concat`), as one more text token (`text`), or not at all."""
+    state: Literal["token", "action_token", "concat", "text", "none"] = "token"
+    """Where the robot's state enters: as a token before the actions (`token`), as such a token
+    through the encoder of actions, as the last values of an action that is else zero
+    (`action_token`, GE-Act's `add_state`), concatenated to the values of every action (`concat`),
+    as one more text token (`text`), or not at all."""
     text: Literal["cross", "none"] | None = None
     """Whether the prompt is read besides the hidden states; by default only if the backbone reads
     none."""
@@ -58,8 +60,9 @@ class Reader(ReaderConfig):
     """The noise levels that blocks follow: the action's own, or also that of the frames when they
     were read, by a bilinear map of rank `rank`. Left open, both with `reads = "one"`."""
     rank: int = Field(64, gt=0)
-    positions: Literal["rotary", "learned"] | None = None
-    """Left open, rotary with `reads = "each"`, else learned."""
+    positions: Literal["rotary", "rotary_float32", "learned"] | None = None
+    """Left open, rotary with `reads = "each"`, else learned. `rotary_float32`: angles as GE-Act's
+    code computes them, whose rounding is of the order of 0.001 in the fastest ones."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +82,7 @@ class Reader(ReaderConfig):
         return self.text == "cross"
 
     def tokens(self, sizes: HeadContext) -> dict[str, int]:
-        state = {"state": 1} if self.state == "token" and sizes.state else {}
+        state = {"state": 1} if self.state in ("token", "action_token") and sizes.state else {}
         rest = {part: 1 for part in sizes.predicts if part != "action"}
         return {**state, "action": sizes.chunk, **rest}
 
@@ -109,6 +112,13 @@ class Reader(ReaderConfig):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         yield from super().conflicts(spec)
         yield from unread_state(self.state, spec)
+        if self.state == "action_token" and spec.state.size > spec.actions.size:
+            yield Conflict(
+                between=("action_head.state", "state.size"),
+                why=f"a state of {spec.state.size} values passes as an action of "
+                f"{spec.actions.size}",
+                hint='set action_head.state = "token"',
+            )
         if self.layers is not None and self.reads in ("one", "last"):
             count = len(places(self.layers, spec.backbone.traits.depth))
             if count > 1:

@@ -66,7 +66,8 @@ class DiTReader(ReaderHead):
         return inputs if self.state_to_text is None else append_state(inputs, self.state_to_text)
 
     def token_groups(self, inputs: ModelInputs) -> list[TokenGroup]:
-        return [group for group in inputs.groups() if group.modality in self.encoders]
+        known = {*self.encoders, *(["state"] if self.config.state == "action_token" else [])}
+        return [group for group in inputs.groups() if group.modality in known]
 
     def embed_text(self, text: Text) -> tuple[KV, ...] | None:
         """Keys and values of the prompt in each block, if it is read."""
@@ -100,12 +101,14 @@ class DiTReader(ReaderHead):
         self, groups: Sequence[TokenGroup], device: torch.device
     ) -> RotaryEmbedding | None:
         """Rotary positions in the manner of LTX-Video: fast ones, by places / 57."""
-        if self.config.positions != "rotary":
+        if self.config.positions not in ("rotary", "rotary_float32"):
             return None
         places = [time for group in groups for time in group.times]
-        times = torch.tensor(places, dtype=torch.float64, device=device)
-        half = self.config.width // 2
-        power = torch.linspace(0, 1, half, device=device, dtype=torch.float64)
+        dtype, half = torch.float64, self.config.width // 2
+        if self.config.positions == "rotary_float32":  # the first token stands at 0
+            dtype, places = torch.float32, [time - min(*places, 0.0) for time in places]
+        times = torch.tensor(places, dtype=dtype, device=device)
+        power = torch.linspace(0, 1, half, device=device, dtype=dtype)
         return rotary_embedding(10_000**power * pi / 2 * (times[:, None] / BASE_LENGTH * 2 - 1))
 
     def read(
@@ -127,17 +130,22 @@ class DiTReader(ReaderHead):
         }
 
     def encode_state(self, state: Tensor) -> Tensor:
-        if "state" not in self.encoders:
+        part = "action" if self.config.state == "action_token" else "state"
+        if part not in self.encoders:
             return state
-        encoder = self.encoders["state"]
-        return encoder(state.to(encoder.weight.dtype))  # type: ignore[no-any-return, arg-type]
+        encoder = self.encoders[part]
+        assert isinstance(encoder, nn.Linear)
+        state = F.pad(state, (encoder.in_features - state.shape[-1], 0))
+        return encoder(state.to(encoder.weight.dtype))  # type: ignore[no-any-return]
 
     def _embed(self, group: TokenGroup, inputs: ModelInputs) -> Tensor:
         """Vectors of a group as tokens [B, n, D]."""
-        encoder, x = self.encoders[group.modality], group.x
-        assert isinstance(encoder, nn.Linear) and x is not None
+        x = group.x
+        assert x is not None
         if group.modality == "state":
             return x  # encoded already
+        encoder = self.encoders[group.modality]
+        assert isinstance(encoder, nn.Linear)
         state = inputs.state if self.config.state == "concat" else None
         if group.modality == "action" and state is not None:
             x = torch.cat([x, state[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
