@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..config.visibility import LayerVisibility, cacheable_subset, followed
+from ..engine.device import to_device
 from ..engine.kv_cache import KVCache
-from ..engine.noise_schedule import NoiseSchedule, draw_noise
+from ..engine.noise_schedule import NoiseSchedule, draw_noise, draw_uniform
 from ..engine.samplers import Sampler
 from .types import (
     DenoisingTarget,
@@ -178,6 +179,20 @@ def make_target(
     assert inputs.clip is not None
     places = tuple(inputs.clip.where(*inputs.clip.targets))
     return DenoisingTarget(velocity, weight[:, None].expand(-1, len(places)), places)
+
+
+def add_context_noise(inputs: ModelInputs, most: float, rng: torch.Generator) -> ModelInputs:
+    """The inputs with a share of noise, up to `most`, in their observed frames.
+
+    The share is drawn for each sample; the frames are still called clean.
+    """
+    if inputs.video is None or "context" not in inputs.video.roles:
+        return inputs
+    clean = inputs.video.only("context").z
+    share = most * draw_uniform((len(clean),), rng)
+    share = to_device(share, clean.device)[:, None, None, None, None]
+    noise = draw_noise(tuple(clean.shape), clean, rng)
+    return inputs.with_(video=inputs.video.put(clean + share * (noise - clean), "context"))
 
 
 def match_context_sigma(inputs: ModelInputs) -> ModelInputs:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from wamkit.config.hooks import hookimpl
 from wamkit.config.noise_schedule import TWICE
@@ -37,6 +37,9 @@ class Joint(ParadigmConfig):
     )
     """Which of the two sees the other. Under `full` even text, context and state look at what is
     noisy, so that nothing can be computed once."""
+    context: Literal["closed", "open"] = "closed"
+    """Whether the observed frames see the imagined ones, as under `full`. `open`: as in GE-Act
+    (arXiv 2508.05635) and most video models. `closed` lets them pass once a chunk."""
     refresh: Literal["every"] | tuple[int, ...] = "every"
     """Evaluations of the action, counted from 0, at which the video is passed again and makes a
     step; between them the action sees the video's keys of the last one (Efficient-WAM: [0, 1]). The
@@ -44,7 +47,10 @@ class Joint(ParadigmConfig):
     own `steps` hold for `every`, and for `imagine`."""
     context_level: Literal["clean", "target"] = "clean"
     """Noise level given for the observed frames. `target`: that of the imagined ones, as
-    Efficient-WAM has it, though the frames are clean; only under `full`."""
+    Efficient-WAM has it, though the frames are clean; only under `full` or an open context."""
+    context_noise: float = Field(0.0, ge=0, lt=1)
+    """In training, the largest share of noise that is mixed into the observed frames, drawn for
+    each sample; their level stays that of clean ones (GE-Act: 0.01 to 0.1)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Joint:
@@ -55,13 +61,18 @@ class Joint(ParadigmConfig):
                     f"refresh lists evaluations of the action from 0 on, ascending; found "
                     f"{list(self.refresh)}, write for example [0, 1]"
                 )
-        if self.context_level == "target" and self.attends != "full":
+        if self.context_level == "target" and not self.is_open:
             raise ValueError(
                 'context_level = "target" changes the observed tokens at every step, and under '
                 f'attends = "{self.attends}" that is computed once; write context_level = "clean" '
-                'or attends = "full"'
+                'or attends = "full" or context = "open"'
             )
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether observed tokens see what is noisy, so that they pass with it every time."""
+        return self.attends == "full" or self.context == "open"
 
     @property
     def sees(self) -> Visibility:
@@ -69,9 +80,10 @@ class Joint(ParadigmConfig):
             return everyone({*OBSERVED, "target", "action"})
         seen_action = {"action"} if self.attends in ("mutual", "video_sees_action") else set()
         seen_target = {"target"} if self.attends in ("mutual", "action_sees_video") else set()
+        seen_future = {"target"} if self.context == "open" else set()
         return {
-            "text": frozenset({"text", "context"}),
-            "context": frozenset({"text", "context"}),
+            "text": frozenset({"text", "context"}) | seen_future,
+            "context": frozenset({"text", "context"}) | seen_future,
             "state": OBSERVED,
             "target": OBSERVED | {"target"} | seen_action,
             "action": OBSERVED | {"action"} | seen_target,
@@ -113,7 +125,7 @@ class Joint(ParadigmConfig):
         state = ("state",) if spec.state.size else ()
         observed, both = ("text", "context", *state), ("target", "action")
         stages, video, action = [], spec.schedules.video.steps, _evaluations(spec)
-        if self.attends == "full":
+        if self.is_open:
             both = (*observed, *both)
         else:
             does = "prefill the observation"

@@ -11,6 +11,7 @@ from wamkit.interfaces.paradigm import (
     Model,
     Paradigm,
     ScheduleMap,
+    add_context_noise,
     add_noise,
     init_sampler,
     match_context_sigma,
@@ -99,6 +100,8 @@ class JointParadigm(Paradigm):
     ) -> tuple[ModelInputs, DenoisingTargets]:
         """Video and action at levels of their own, or at one if a schedule is tied."""
         noisy, target = add_noise(inputs, schedules, rng)
+        if self.config.context_noise:
+            noisy = add_context_noise(noisy, self.config.context_noise, rng)
         return (
             noisy if self.config.context_level == "clean" else match_context_sigma(noisy)
         ), target
