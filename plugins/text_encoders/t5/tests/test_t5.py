@@ -160,7 +160,18 @@ def test_padding_that_is_attended_to_is_seen_by_t5_too(
     same_values(text.tokens, reference(family, folder, masked=False))
 
 
-@pytest.mark.parametrize("padding", ["mask", "zeros", "attended"])
+@float64()
+def test_encoded_padding_is_seen_by_t5_and_hidden_from_the_backbone(
+    folder: Path, config: Config, family: str
+) -> None:
+    text = to_float64(config(folder, "encoded").build()).encode(PROMPTS)
+    whole = reference(family, folder, masked=False)
+    assert text.valid is not None and text.valid.sum(1).tolist() == list(REAL)
+    for i, n in enumerate(REAL):
+        same_values(text.tokens[i, :n], whole[i, :n])
+
+
+@pytest.mark.parametrize("padding", ["mask", "zeros", "attended", "encoded"])
 @float64()
 def test_a_prompt_is_encoded_alike_alone_and_among_others(
     folder: Path, padding: str, config: Config

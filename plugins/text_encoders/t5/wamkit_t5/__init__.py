@@ -20,7 +20,7 @@ from wamkit.errors import WamkitError
 
 WAMKIT_API = 1
 
-Padding = Literal["mask", "zeros", "attended"]
+Padding = Literal["mask", "zeros", "attended", "encoded"]
 
 
 class _T5(PretrainedText):
@@ -31,7 +31,8 @@ class _T5(PretrainedText):
     padding: Padding
     """`mask`: hidden from T5 and from the backbone, as in LTX-Video. `zeros`: hidden from T5, zero
     vectors to the backbone, as in Cosmos-Predict2 and Wan. `attended`: seen by both, as in
-    FLUX.1."""
+    FLUX.1. `encoded`: seen by T5, hidden from the backbone, as in diffusers' LTX-Video and
+    GE-Act."""
     embedding: int = Field(gt=0)
     """Width of an embedding; another one is for smaller members of the family."""
 

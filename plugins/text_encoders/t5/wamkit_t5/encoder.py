@@ -80,7 +80,8 @@ class T5Encoder(nn.Module):
         """
         device = self.model.shared.weight.device
         rows = [self._row(prompt) for prompt in prompts]
-        seen = self.length if self.padding == "attended" else max(map(len, rows))
+        whole, longest = self.padding in ("attended", "encoded"), max(map(len, rows))
+        seen = self.length if whole else longest
         if self.padding == "zeros":
             seen = min(seen + 1, self.length)  # one zero vector stands for all of them
         pad = self.tokenizer.pad_token_id
@@ -89,6 +90,10 @@ class T5Encoder(nn.Module):
             return Text(self.model(input_ids=ids).last_hidden_state)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         valid = torch.arange(seen, device=device) < lengths[:, None]  # [B, L]
+        if self.padding == "encoded":
+            found = self.model(input_ids=ids).last_hidden_state[:, :longest]
+            valid = valid[:, :longest]
+            return Text(found.masked_fill(~valid[..., None], 0), valid)
         found = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
         tokens = found.masked_fill(~valid[..., None], 0)  # [B, L, width]
         if self.padding == "mask":
