@@ -78,7 +78,7 @@ PARAMETERS = {
     "cosmos_policy": (1_956_413_440, None),
     "image_wam_4b": (3_875_544_576, None),
     "image_wam_9b": (9_078_581_248, None),
-    "ge_act": (1_923_385_472, None),
+    "ge_act": (1_948_569_728, None),
     "lingbot_va": (4_999_787_712, 67_058_718),
     "dreamzero_5b": (4_999_787_712, None),
 }

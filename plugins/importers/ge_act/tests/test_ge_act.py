@@ -5,25 +5,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from wamkit_ge_act import GEAct
+from wamkit_ge_act.specs import RELEASES
 
-from wamkit.config.check import check
-from wamkit.config.spec import PolicySpec, parse
+from wamkit.config.spec import parse, read
 from wamkit.config.visibility import freeze
 from wamkit.engine.attention_plan import plan_pass
 from wamkit.engine.noise_schedule import NoiseTape
 from wamkit.engine.passes import PassRunner
+from wamkit.errors import WamkitError
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import DenoisingTarget, Frames, ModelInputs, NoisyVectors, Text
-from wamkit.policy.actions import Statistics
+from wamkit.policy.importing import plan_import
 from wamkit.policy.losses import vector_loss
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
@@ -31,6 +37,7 @@ from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.parity import float64, same_values, to_float64
 
 DATA = Path(__file__).parent / "data"
+VERIFIED = GEAct.verified
 VIEWS, OBSERVED, FUTURE, ACTION = 2, 4, 2, 3
 PATCH, STRIDE = 16, (8, 32, 32)
 
@@ -63,56 +70,60 @@ def part(record: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
 
 
-def spec_of(file: str) -> PolicySpec:
-    sizes = {"layers": 4, "num_heads": 2, "head_dim": 10, "mlp_dim": 80, "text_width": 12}
-    head = {"num_heads": 2, "head_dim": 4, "mlp_dim": 32}
-    raw = {
-        "backbone": {
-            "name": "ltx", "variant": "tiny", "weights": file, **sizes, "fps": 30.0,
-            "causal_times": False, "views": 3,
-        },
-        "vae": {"name": "ltx", "variant": "0.9.1", "width": "tiny"},
-        "text_encoder": {"name": "bytes", "max_length": 16},
-        "action_head": {
-            "name": "reader", "reads": "each", "weights": file, **head,
-            "state": "action_token", "positions": "rotary_float32",
-        },
-        "paradigm": {"name": "joint", "context": "open", "refresh": [0], "context_noise": 0.01},
-        "actions": {
-            "chunk_size": 5,
-            "groups": [
-                {"name": "pose", "size": 2, "kind": "delta", "normalization": "quantile"},
-                {"name": "gripper", "size": 1, "normalization": "quantile"},
-                {"name": "state", "size": 4, "normalization": "quantile"},
-            ],
-        },
-        "state": {"size": 4, "normalization": "quantile"},
-        "cameras": {
-            "layout": "clip_per_view",
-            "views": [{"name": name, "size": [32, 64]} for name in ("image", "wrist_image")],
-        },
-        "video": {"num_frames": 13, "num_observed": 4, "observed_latents": "images"},
-        "schedules": {
-            "video": {
-                "shift": 1.0, "loss_weighting": "none", "loss_weight": 0.0,
-                "timestep_sampling": "pure_noise",
-            },
-            "action": {
-                "shift": 1.0, "loss_weighting": "none", "steps": 10,
-                "timestep_sampling": "indexed",
-            },
-        },
-    }  # fmt: skip
-    return parse(raw)
+TINY = (
+    *("backbone.variant=tiny", "vae.width=tiny", "dtype=float32"),
+    *("text_encoder.name=bytes", "text_encoder.max_length=16"),
+)
+"""Parts as small as the record; other sizes are in the YAML file of the run."""
+SETTINGS: dict[str, Any] = {
+    "noise_to_first_frame": 0.01,
+    "num_inference_step": 10,
+    "diffusion_model": {
+        "config": {
+            "num_attention_heads": 2, "attention_head_dim": 10, "num_layers": 4,
+            "in_channels": 128, "caption_channels": 12, "action_in_channels": 7,
+            "action_num_attention_heads": 2, "action_attention_head_dim": 4,
+        }
+    },
+    "data": {
+        "train": {
+            "domains": ["libero"], "sample_size": [32, 64], "valid_cam": ["image", "wrist_image"],
+            "chunk": 9, "action_chunk": 5, "n_previous": 4, "action_space": "eef",
+        }
+    },
+}  # fmt: skip
+"""What the authors' YAML files hold, at the sizes of the record."""
 
 
 @pytest.fixture(scope="module")
-def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
-    file = str(tmp_path_factory.mktemp("weights") / "ge_act.safetensors")
-    save_file(part(record, "weights/"), file)
-    spec = spec_of(file)
-    assert check(spec) == []
-    policy = Policy.from_spec(spec)
+def checkpoint(record: dict[str, Tensor], tmp_path_factory: Any) -> Path:
+    """The files of a released task: weights under their own names, statistics, settings."""
+    folder = tmp_path_factory.mktemp("released")
+    save_file(part(record, "weights/"), folder / "ge_act_libero.safetensors")
+    tables = {
+        f"libero_{name}": statistics_rows(*record[f"statistics/{kind}"].tolist())
+        for name, kind in (("eef", "action"), ("state_eef", "state"))
+    }
+    (folder / "libero_all.json").write_text(json.dumps(tables))
+    (folder / "action_model_libero.yaml").write_text(yaml.safe_dump(SETTINGS))
+    return folder / "ge_act_libero.safetensors"  # type: ignore[no-any-return]
+
+
+def statistics_rows(low: list[float], high: list[float]) -> dict[str, list[float]]:
+    """A table as in the authors' statistics files."""
+    middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+    return {
+        "mean": middle, "std": [0.5] * len(low), "max": high, "min": low, "q99": high, "q01": low
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def policy(record: dict[str, Tensor], checkpoint: Path, tmp_path_factory: Any) -> Policy:
+    """The imported policy, with the text encoder and the VAE of the record."""
+    plan = plan_import(checkpoint, None, TINY)
+    assert plan.dropped == {}
+    folder = plan.write(tmp_path_factory.mktemp("imported") / "policy", random_parts=True)
+    policy = Policy.load(folder)
     policy.text_encoder.load_state_dict(part(record, "text/"))  # type: ignore[attr-defined]
     policy.vae = LinearVAE(record["vae"])
     return policy
@@ -156,8 +167,8 @@ def by_view(z: Tensor) -> Tensor:
 def test_the_network_predicts_the_same(wide: Policy, record: dict[str, Tensor]) -> None:
     out = wide.model(inputs_of(to_float64(record)))
     assert out.video is not None
-    same_values(by_view(out.video), record["outputs/video"])
-    same_values(out.action, record["outputs/action"])
+    same_values(by_view(out.video), record["outputs/video"], VERIFIED["network"])
+    same_values(out.action, record["outputs/action"], VERIFIED["network"])
 
 
 @torch.no_grad()
@@ -196,7 +207,7 @@ def test_noise_levels_of_a_run_are_the_published_ones(
 ) -> None:
     sampler = wide.schedules["action"].init_sampler(torch.zeros(1, 1, 1))
     levels = torch.tensor(sampler.level.table, dtype=torch.float64)  # type: ignore[union-attr]
-    assert float((levels - record["outputs/run_sigmas"]).abs().max()) < 1e-6
+    same_values(levels, record["outputs/run_sigmas"], VERIFIED["levels"])
 
 
 @torch.no_grad()
@@ -213,7 +224,7 @@ def test_a_training_step_has_the_published_loss(wide: Policy, record: dict[str, 
     goal = DenoisingTarget(flow.velocity(clean, x["noise_action"]), flow.weight(x["sigma"]))
     assert out is not None
     loss = vector_loss(out, goal, torch.ones_like(out))
-    same_values(loss, record["outputs/train_loss"])
+    same_values(loss, record["outputs/train_loss"], VERIFIED["loss"])
 
 
 @torch.no_grad()
@@ -221,9 +232,7 @@ def test_a_training_step_has_the_published_loss(wide: Policy, record: dict[str, 
 def test_a_run_from_images_gives_the_published_actions(
     wide: Policy, record: dict[str, Tensor]
 ) -> None:
-    record, wide = to_float64(record), to_float64(wide)
-    low, high = torch.cat([record["statistics/action"], record["statistics/state"]], 1)
-    wide.set_statistics({"action": quantiles(low, high), "state": quantiles(low[3:], high[3:])})
+    record = to_float64(record)
     images = record["inputs/run_images"].repeat_interleave(4, -1).repeat_interleave(4, -2)
     seen = Observation(
         images=dict(zip(("image", "wrist_image"), images, strict=True)),
@@ -236,11 +245,50 @@ def test_a_run_from_images_gives_the_published_actions(
     tape.entries = [(video, 0), (record["inputs/run_noise_action"], 0)]
     out = wide.paradigm.act(wide.model_with_cfg(inputs), inputs, wide.schedules, tape)
     actions = wide.to_action_chunk(out, seen).values[0, :, :ACTION]
-    assert float((actions - record["outputs/run_actions"]).abs().max()) < 1e-6
+    same_values(actions, record["outputs/run_actions"], VERIFIED["run"])
 
 
-def quantiles(low: Tensor, high: Tensor) -> Statistics:
-    """Statistics whose quantiles scale as the published code does, whose range is 1e-6 wider."""
-    high = high + 1e-6
-    rows = [low, high, (low + high) / 2, torch.ones_like(low), low, high]
-    return Statistics(*(tuple(row.tolist()) for row in rows))
+PUBLISHED = {7: 15, 8: 512, 12: 4096, 20: 2048, 32: 2048, 48: 3072, 80: 8192, 120: 12288}
+"""Sizes of the record -> of the release for LIBERO; others are the same."""
+
+
+@pytest.mark.parametrize("kind", ["backbone", "action_head"])
+def test_every_tensor_of_a_published_file_has_its_place(
+    kind: str, record: dict[str, Tensor]
+) -> None:
+    spec = parse(RELEASES["libero"])
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in part(record, "weights/").items():
+        shape = tuple(PUBLISHED.get(n, n) for n in tensor.shape)
+        for layer in range(28) if "blocks.0." in name else [0] if "blocks." not in name else []:
+            shapes[name.replace("blocks.0.", f"blocks.{layer}.")] = shape
+    lines = "\n".join(sorted(f"{name} {list(shape)}" for name, shape in shapes.items()))
+    with safe_open(DATA / "ge_act_tiny.safetensors", framework="pt") as file:
+        assert hashlib.sha256(lines.encode()).hexdigest() == file.metadata()["published"]
+    with torch.device("meta"):
+        module = spec.backbone.build() if kind == "backbone" else spec.action_head.build(spec.sizes)
+    layout = next(x for x in getattr(spec, kind).layouts() if "GE-" in x.name)
+    own = {n: s for n, s in shapes.items() if n.startswith("action_") == (kind == "action_head")}
+    found = {layout.rename(name)[0]: shape for name, shape in own.items()}
+    assert found == {name: tuple(x.shape) for name, x in module.state_dict().items()}
+
+
+def test_the_example_is_the_spec_of_the_release() -> None:
+    example = parse(read(Path(__file__).parents[4] / "examples" / "ge_act.toml"))
+    assert example == parse(RELEASES["libero"])
+
+
+def test_a_checkpoint_of_another_robot_is_refused_with_the_releases(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(part(record, "weights/"), tmp_path / "ge_act.safetensors")
+    with pytest.raises(WamkitError, match="vectors of 7 values, which is no released one"):
+        plan_import(tmp_path / "ge_act.safetensors", None, TINY)
+
+
+def test_statistics_of_another_data_set_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    for file in checkpoint.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "libero_all.json").write_text(json.dumps({"calvin_eef": {}}))
+    with pytest.raises(WamkitError, match=r"lack .* of libero_eef; they hold calvin_eef"):
+        plan_import(tmp_path / checkpoint.name, None, TINY)

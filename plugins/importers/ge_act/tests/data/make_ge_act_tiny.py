@@ -12,6 +12,7 @@ and the simulator, whose modules are empty here.
 from __future__ import annotations
 
 import ast
+import hashlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,16 @@ def build() -> LTXVideoTransformer3DModel:
             p.add_(torch.randn(p.shape, generator=rng) * scale)
             p.copy_(p.bfloat16())
     return net.eval()
+
+
+def published() -> str:
+    """A hash of all names and shapes of the network for LIBERO, at its published size."""
+    with torch.device("meta"):
+        net = LTXVideoTransformer3DModel(
+            caption_channels=4096, action_expert=True, action_in_channels=15, action_out_channels=15
+        )
+    lines = sorted(f"{name} {list(x.shape)}" for name, x in net.state_dict().items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Vae(nn.Module):
@@ -290,7 +301,7 @@ def main(out: str) -> None:
         "inputs/run_noise_action": noise[0],
         "inputs/run_noise_video": noise[1][:, :, MEMORY:],
     }
-    save_file({k: v.contiguous() for k, v in state.items()}, out)
+    save_file({k: v.contiguous() for k, v in state.items()}, out, {"published": published()})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Read a checkpoint of GE-Act: a video model with views, and `action_*` beside it.
+
+Written from `transformer_ltx_multiview.py`, `action_patches/patches.py`, the configurations and the
+actors of github.com/AgibotTech/Genie-Envisioner, commit 7e007c7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from wamkit.checkpoints.source import Source
+from wamkit.config.importing import Imported, Selection
+from wamkit.errors import WamkitError
+
+from .specs import RELEASES
+
+if TYPE_CHECKING:
+    from . import GEAct
+
+ROWS = ("min", "max", "mean", "std", "q01", "q99")
+SLACK = 1e-6
+"""What the published code adds to the range between the quantiles."""
+SIZES = {
+    "num_layers": "layers",
+    "num_attention_heads": "num_heads",
+    "attention_head_dim": "head_dim",
+    "in_channels": "latent_channels",
+    "caption_channels": "text_width",
+}
+"""Their `diffusion_model.config` -> ours of the backbone."""
+HEAD = {"action_num_attention_heads": "num_heads", "action_attention_head_dim": "head_dim"}
+LTX = "hf:Lightricks/LTX-Video"
+VAE = "hf:a-r-r-o-w/LTX-Video-0.9.1-diffusers"
+NOTES: Mapping[str, tuple[str, ...]] = {
+    "libero": (
+        "An action has 15 values: 7 for the robot, then the state predicted for the same step.",
+        "Cameras show what the training data show: the simulator's images turned by 180 degrees.",
+        "Published evaluation: 8 of 36 actions are executed.",
+    ),
+    "calvin": (
+        "An action has 22 values: 7 for the robot, then the state predicted for the same step.",
+        "Published evaluation: the gripper's action is rounded to -1 or 1.",
+    ),
+}
+MEMORY = (
+    "The 4 observed images are memory: the present one last; before it older ones, which the "
+    "published actor renews every 20 steps (LIBERO), and which are the first image at the start."
+)
+
+
+def read(importer: GEAct, source: Source) -> Imported:
+    """What becomes of a checkpoint of GE-Act. Raises WamkitError if a fact is missing."""
+    settings = source.settings("*action_model*.yaml", "*.yaml", "*.yml")
+    size, release = source.tensors["action_proj_in.weight"].shape[1], str(importer.release)
+    if release == "auto":
+        release = {15: "libero", 22: "calvin"}.get(size, _domain(settings))
+    if release not in RELEASES:
+        raise WamkitError(
+            f"{source.path} is a GE-Act that denoises vectors of {size} values, which is no "
+            "released one that is read (15: LIBERO; 22: CALVIN)",
+            "say whose robot it has: --set importer.release=libero",
+        )
+    spec = _with_sizes(RELEASES[release], source)
+    spec = _with_settings(spec, settings)
+    statistics, lines = _statistics(source, settings, release, size)
+    if statistics:
+        spec = _with_state(spec, len(statistics["state"]["min"]), size)
+    return Imported(
+        spec=spec,
+        weights={
+            "backbone": Selection(r"^(?!action_)"),
+            "action_head": Selection(r"^action_"),
+        },
+        elsewhere={"vae": VAE, "text_encoder": LTX},
+        statistics=statistics,
+        system=f"GE-Act ({release.upper()})",
+        license="CC BY-NC-SA 4.0",
+        notes=(*NOTES[release], MEMORY, *lines),
+    )
+
+
+def _with_sizes(spec: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """The spec with the sizes that shapes of tensors tell."""
+    tensors = source.tensors
+    layers = {name.split(".")[1] for name in tensors if name.startswith("transformer_blocks.")}
+    backbone = {
+        "layers": len(layers),
+        "mlp_dim": tensors["transformer_blocks.0.ff.net.0.proj.weight"].shape[0],
+        "views": tensors["view_embed"].shape[0],
+    }
+    head = {"mlp_dim": tensors["action_blocks.0.ff.net.0.proj.weight"].shape[0]}
+    return _merge(spec, {"backbone": backbone, "action_head": head})
+
+
+def _with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with what a run's YAML file decides."""
+    model = (settings.get("diffusion_model") or {}).get("config") or {}
+    data = (settings.get("data") or {}).get("train") or {}
+    over: dict[str, Any] = {
+        "backbone": {ours: model[theirs] for theirs, ours in SIZES.items() if theirs in model},
+        "action_head": {ours: model[theirs] for theirs, ours in HEAD.items() if theirs in model},
+    }
+    if "action_chunk" in data:
+        over["actions"] = {"chunk_size": data["action_chunk"]}
+    if {"chunk", "n_previous"} <= set(data):
+        over["video"] = {
+            "num_observed": data["n_previous"],
+            "num_frames": data["n_previous"] + data["chunk"],
+            "frame_stride": max(1, data.get("action_chunk", data["chunk"]) // data["chunk"]),
+        }
+    if {"valid_cam", "sample_size"} <= set(data):
+        size = list(data["sample_size"])
+        over["cameras"] = {"views": [{"name": n, "size": size} for n in data["valid_cam"]]}
+    if "noise_to_first_frame" in settings:
+        over["paradigm"] = {"context_noise": settings["noise_to_first_frame"]}
+    if "num_inference_step" in settings:
+        over["schedules"] = {"action": {"steps": settings["num_inference_step"]}}
+    return _merge(spec, over)
+
+
+def _with_state(spec: Mapping[str, Any], state: int, size: int) -> dict[str, Any]:
+    """The spec for a robot with so many values of state among so many of a step."""
+    groups = [dict(group) for group in spec["actions"]["groups"]]
+    groups[-1]["size"], groups[0]["size"] = state, size - state - groups[1]["size"]
+    return _merge(spec, {"actions": {"groups": groups}, "state": {"size": state}})
+
+
+def _statistics(
+    source: Source, settings: Mapping[str, Any], release: str, size: int
+) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
+    """Rows of actions with the state behind them, and of the state.
+
+    The published code divides by the range between two quantiles and 1e-6: the upper quantile is
+    moved by as much.
+    """
+    raw = source.json("*stat*.json", "*libero*.json", "*calvin*.json")
+    if raw is None:
+        return {}, ["There were no statistics next to the checkpoint: actions stay normalized."]
+    data = (settings.get("data") or {}).get("train") or {}
+    space, domain = data.get("action_space", "eef"), _domain(settings) or release
+    tables = []
+    for key in (f"{domain}_{space}", f"{domain}_state_{space}"):
+        table = raw.get(key) if isinstance(raw, dict) else None
+        if not isinstance(table, dict) or any(row not in table for row in ROWS):
+            found = ", ".join(raw) if isinstance(raw, dict) else "no table"
+            raise WamkitError(
+                f"the statistics next to {source.path} lack {', '.join(ROWS)} of {key}; they hold "
+                f"{found}",
+                "copy the statistics of this checkpoint's own data set next to it",
+            )
+        tables.append(_widened(table))
+    action, state = tables
+    both = {row: [*action[row], *state[row]] for row in ROWS}
+    if len(both["min"]) != size:
+        raise WamkitError(
+            f"the statistics next to {source.path} are of {len(both['min'])} values, the "
+            f"checkpoint denoises {size}",
+            "these are the statistics of another robot: copy those of this checkpoint",
+        )
+    return {"action": both, "state": state}, []
+
+
+def _widened(table: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Rows with the upper quantile a little higher, and the maximum not below it."""
+    rows = {row: [float(x) for x in table[row]] for row in ROWS}
+    rows["q99"] = [x + SLACK for x in rows["q99"]]
+    rows["max"] = [max(pair) for pair in zip(rows["max"], rows["q99"], strict=True)]
+    return rows
+
+
+def _domain(settings: Mapping[str, Any]) -> str:
+    """The name of the data set in a run's YAML file; empty without."""
+    domains = ((settings.get("data") or {}).get("train") or {}).get("domains") or [""]
+    return str(domains[0])
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, table by table."""
+    made = dict(base)
+    for key, value in over.items():
+        old = made.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        made[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return made
