@@ -150,6 +150,10 @@ def _draw(spec: PolicySpec, facts: Mapping[str, Any]) -> None:
         level += "; text has the noise level of the target frames, and is recomputed with them"
         level += "; 0 in passes without any" if facts["text_level"] != "target" else ""
     say(level)
+    if spec.cameras.layout == "clip_per_view":
+        stride, depth = spec.backbone.traits.cross_view_stride, spec.backbone.traits.depth
+        layers = ", ".join(map(str, range(0, depth, stride)))
+        say(f"views see each other in layers {layers}; elsewhere each only its own frames")
     kept = ", ".join(facts["cacheable"])
     say(f"computed once and kept: {kept}" if kept else "nothing can be computed once and kept")
     say("\nWhat one call of act runs\n", "bold")
