@@ -306,6 +306,21 @@ def test_layers_that_cannot_be_read_are_refused(
     assert check(spec_for(**settings | hint)) == []
 
 
+@float64()
+def test_a_state_may_pass_as_an_action_whose_other_values_are_zero() -> None:
+    spec = spec_for(state="action_token")
+    policy = randomize_weights(Policy.from_spec(spec)).double()
+    head: Any = policy.action_head
+    state = torch.randn(2, 1, 2)
+    wanted = head.encoders["action"](
+        torch.cat([torch.zeros(2, 1, spec.actions.size - 2), state], 2)
+    )
+    same_values(head.encode_state(state), wanted)
+    assert "state" not in head.encoders
+    wide = spec.model_copy(update={"state": spec.state.model_copy(update={"size": 9})})
+    assert any("passes as an action" in conflict.why for conflict in check(wide))
+
+
 def test_a_video_that_attends_to_the_action_is_refused() -> None:
     spec = spec_for("toy", "joint")
     mutual = spec.paradigm.model_copy(update={"attends": "mutual"})

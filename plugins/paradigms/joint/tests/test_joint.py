@@ -65,7 +65,14 @@ def test_the_tables_are_the_published_masks(attends: Any, published: Any) -> Non
 
 @pytest.mark.parametrize("backbone", IMAGINE)
 @pytest.mark.parametrize(
-    "settings", [{}, {"refresh": (0, 1)}, {"attends": "mutual"}, {"attends": "full"}]
+    "settings",
+    [
+        {},
+        {"refresh": (0, 1)},
+        {"attends": "mutual"},
+        {"attends": "full"},
+        {"context": "open", "refresh": (0,)},
+    ],
 )
 @float64()
 def test_caching_changes_nothing(backbone: str, settings: dict[str, Any]) -> None:
@@ -229,6 +236,26 @@ def test_observed_frames_may_have_the_level_of_the_targets(name: Any) -> None:
         policy.paradigm.imagine(watched, blank_inputs, policy.schedules, rng)
     for levels in watched.levels:
         assert levels[0] == (levels[1] if name == "target" else 0)
+
+
+def test_an_open_context_sees_the_imagined_frames_and_nothing_is_kept_of_it() -> None:
+    open_, closed = Joint(context="open"), Joint()
+    assert "target" in open_.sees["context"] and "target" not in closed.sees["context"]
+    assert open_.sees["target"] == closed.sees["target"]
+    stages = open_.program(spec_for(context="open"))
+    assert "context" in stages[0].roles and "target" in stages[0].roles
+
+
+@float64()
+def test_noise_in_the_context_is_not_announced_and_stays_below_its_share() -> None:
+    policy = Policy.from_spec(spec_for(context_noise=0.1))
+    inputs = training_inputs(policy, batch_of(policy.spec))
+    rng = torch.Generator().manual_seed(1)
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, rng)
+    assert noisy.video is not None and inputs.video is not None
+    moved = (noisy.video.z - inputs.video.z)[:, :, 0]
+    assert float(moved.abs().max()) > 0 and float(moved.std()) < 0.1 * 1.6
+    assert float(noisy.video.sigma[:, 0].max()) == 0
 
 
 def conflict(spec: PolicySpec, place: str) -> Any:
