@@ -160,3 +160,14 @@ def test_padding_of_a_clip_follows_the_order_of_its_frames() -> None:
 )
 def test_what_does_not_fit_is_refused_with_a_cure(changes: dict[str, Any], hint: str) -> None:
     assert any(hint in conflict.hint for conflict in check(spec_of(**changes)))
+
+
+def test_observed_images_may_be_further_apart_than_those_to_come() -> None:
+    video = spec_of(
+        video={
+            "num_observed": 3, "num_frames": 8, "observed_latents": "images", "frame_stride": 2,
+            "observed_stride": 10,
+        }
+    ).video  # fmt: skip
+    assert video.moments(8) == (-20, -10, 0, 2, 4, 6, 8, 10)
+    assert video.model_copy(update={"observed_stride": None}).moments(3) == (-4, -2, 0)

@@ -22,7 +22,7 @@ from .spec import PolicySpec, draft, read
 from .tiling import resize_hint, retile
 from .trained import naming_hint, strange_text_encoder, strange_vae
 from .view_encoding import encoding_conflicts
-from .views import observed_images_conflicts, view_conflicts
+from .views import observed_images_conflicts, observed_stride_conflicts, view_conflicts
 
 
 class _AbsentError(Exception):
@@ -111,6 +111,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _clip,
         _future,
         view_conflicts,
+        observed_stride_conflicts,
         level_conflicts,
         _coarser,
         shared_clip_conflicts,

@@ -265,12 +265,21 @@ class VideoConfig(Section):
     latent of its own, with the future as a clip that begins anew (GE-Act's memory frames)."""
     frame_stride: int = Field(4, gt=0)
     """Actions from one image to the next."""
+    observed_stride: int | None = Field(None, gt=0)
+    """Actions from one observed image to the next; `frame_stride` if left open. A larger one makes
+    the observed images a memory (GE-Act)."""
     target_downscale: int = Field(1, ge=1)
     """Factor by which imagined images are smaller than observed ones, in height and in width, and
     their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
     target_times: Literal["continue", "restart"] = "continue"
     """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM
     has it."""
+
+    def moments(self, images: int) -> tuple[int, ...]:
+        """When each of so many images of a clip is seen, in actions from the present one."""
+        past = self.frame_stride if self.observed_stride is None else self.observed_stride
+        places = (i - self.num_observed + 1 for i in range(images))
+        return tuple(place * (past if place < 0 else self.frame_stride) for place in places)
 
     def latents(self, images: int, stride: int) -> int:
         """Latent frames that a VAE of this stride in time makes of so many images of a clip."""

@@ -59,6 +59,13 @@ def observed_images_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     yield from _episodes(spec, "video.observed_latents", 'set video.observed_latents = "clip"')
 
 
+def observed_stride_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
+    """Yield what does not fit where observed images are further apart than others."""
+    if spec.video.observed_stride not in (None, spec.video.frame_stride):
+        hint = f"set video.observed_stride = {spec.video.frame_stride}"
+        yield from _episodes(spec, "video.observed_stride", hint)
+
+
 def _episodes(spec: PolicySpec, key: str, hint: str) -> Iterator[Conflict]:
     """Conflicts with paradigms that continue one clip through an episode."""
     if any("." in role for role in spec.paradigm.sees):

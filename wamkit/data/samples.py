@@ -199,8 +199,7 @@ def to_float(values: np.ndarray) -> type[np.floating]:
 
 def clip_frames(spec: PolicySpec, t: int, length: int) -> tuple[list[int], np.ndarray]:
     """Frames of the clip's images around t in an episode of `length`, and which are its own."""
-    video = spec.video
-    moments = t + (np.arange(spec.num_images) - video.num_observed + 1) * video.frame_stride
+    moments = t + np.array(spec.video.moments(spec.num_images))
     inside = np.clip(moments, 0, length - 1)
     return inside.tolist(), moments == inside
 

@@ -66,7 +66,8 @@ class PolicyRunner:
         self.every = execute_steps
         """Actions from one look to the next."""
         if video.num_observed > 1 or policy.paradigm.stateful:
-            self.every = int(np.gcd(execute_steps, video.frame_stride))
+            strides = video.frame_stride, video.observed_stride or video.frame_stride
+            self.every = int(np.gcd.reduce([execute_steps, *strides]))
 
     def sample_actions(self, running: Sequence[RunningEpisode]) -> list[NDArray[np.float32]]:
         """Sample the next actions of each episode, [execute_steps, A] in physical units."""
@@ -113,9 +114,7 @@ class PolicyRunner:
         As in training, the first one is repeated for those before the episode.
         """
         video = self.policy.spec.video
-        steps = [
-            one.step - video.frame_stride * back for back in reversed(range(video.num_observed))
-        ]
+        steps = [one.step + moment for moment in video.moments(video.num_observed)]
         return [one.seen[max(step, 0)] for step in steps]
 
     def _to_observation(self, looks: Sequence[Sequence[EnvObservation]]) -> Observation:

@@ -273,9 +273,10 @@ def test_every_tensor_of_a_published_file_has_its_place(
     assert found == {name: tuple(x.shape) for name, x in module.state_dict().items()}
 
 
-def test_the_example_is_the_spec_of_the_release() -> None:
-    example = parse(read(Path(__file__).parents[4] / "examples" / "ge_act.toml"))
-    assert example == parse(RELEASES["libero"])
+@pytest.mark.parametrize(("release", "name"), [("libero", "ge_act"), ("calvin", "ge_act_calvin")])
+def test_an_example_is_the_spec_of_its_release(release: str, name: str) -> None:
+    example = parse(read(Path(__file__).parents[4] / "examples" / f"{name}.toml"))
+    assert example == parse(RELEASES[release])
 
 
 def test_a_checkpoint_of_another_robot_is_refused_with_the_releases(

@@ -65,13 +65,13 @@ LIBERO: dict[str, Any] = {
     "actions": {"chunk_size": 36, "control_hz": 20, **_robot(6, 8)},
     "state": {"size": 8, **_STATE},
     "cameras": _views("image", "wrist_image"),
-    "video": {**_COMMON["video"], "frame_stride": 4},
+    "video": {**_COMMON["video"], "frame_stride": 4, "observed_stride": 24},
 }
 CALVIN: dict[str, Any] = {
     **_COMMON,
     "actions": {"chunk_size": 54, "control_hz": 30, **_robot(6, 15)},
     "state": {"size": 15, **_STATE},
     "cameras": _views("observation.images.top", "observation.images.wrist"),
-    "video": {**_COMMON["video"], "frame_stride": 6},
+    "video": {**_COMMON["video"], "frame_stride": 6, "observed_stride": 10},
 }
 RELEASES: dict[str, dict[str, Any]] = {"libero": LIBERO, "calvin": CALVIN}
