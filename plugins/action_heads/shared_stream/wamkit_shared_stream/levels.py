@@ -24,6 +24,6 @@ class OwnLevels(WrappedBackbone):
         """The backbone: its blocks read the prompt as the frames do."""
         return self.inner
 
-    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> Any:
+    def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None, **view: Tensor) -> Any:
         """As the backbone's, with the head's weights."""
-        return self.embedder.embed_sigma(sigmas, pooled)
+        return self.embedder.embed_sigma(sigmas, pooled, **view)

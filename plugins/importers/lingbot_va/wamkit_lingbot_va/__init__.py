@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
-
 from wamkit.config.hooks import hookimpl
+from wamkit.config.importing import Imported, ImporterConfig, read_verified
 from wamkit.config.parts import Part
 
 if TYPE_CHECKING:
