@@ -230,3 +230,45 @@ def test_consistency_steps_go_to_data_and_back_with_fresh_noise() -> None:
 def test_steps_a_solver_cannot_spend_are_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="midpoint makes two a step: found 3, write 2 or 4"):
         schedule("midpoint").init_sampler(noise(), 3)
+
+
+def wan_grid(steps: int) -> NoiseSchedule:
+    return schedule("unipc", steps=steps, shift=5.0, grid_start=0.999, whole_timesteps=True)
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+def test_wan_s_own_unipc_begins_below_pure_noise_and_announces_whole_timesteps(steps: int) -> None:
+    u = torch.linspace(0.999, 0, steps + 1, dtype=torch.float64)
+    levels = (5 * u / (1 + 4 * u)).tolist()
+    run = wan_grid(steps).init_sampler(noise())
+    same_values(run.nodes, levels, 1e-12)
+    same_values(run.x, noise(), 0.0)  # the noise itself is whole
+    announced = []
+    while not run.done:
+        announced.append(1000 * run.sigma)
+        run.step(bent(run.x, run.sigma))
+    assert [round(t, 9) for t in announced] == [float(int(1000 * level)) for level in levels[:-1]]
+
+
+def test_steps_that_are_not_evaluated_take_the_last_velocity_again() -> None:
+    chosen = (0, 1, 3)
+    config = {"steps": 6, "shift": 5.0}
+    run = schedule("euler", evaluate_steps=chosen, **config).init_sampler(noise())
+    x, velocity = noise(), Tensor()
+    for place, (s, lower) in enumerate(pairwise(schedule("euler", **config).grid())):
+        assert run.reuses_velocity == (place not in chosen)
+        velocity = velocity if run.reuses_velocity else bent(run.x, run.sigma)
+        run.step(velocity)
+        x = x + (lower - s) * velocity
+    same_values(run.x, x, 1e-12)
+
+
+@pytest.mark.parametrize("steps", [(), (1, 2), (0, 2, 1), (0, 6)])
+def test_evaluations_are_steps_in_order_from_the_first(steps: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="evaluate_steps"):
+        ScheduleConfig(steps=6, evaluate_steps=steps)
+
+
+def test_two_evaluations_a_step_leave_none_out() -> None:
+    with pytest.raises(ValueError, match="makes two"):
+        ScheduleConfig(solver="heun", steps=6, evaluate_steps=(0, 1))

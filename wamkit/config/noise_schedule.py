@@ -63,13 +63,24 @@ class ScheduleConfig(Section):
     the grid of uniform spacing and the samplings uniform, indexed, logit_normal and beta; the other
     distributions are given in sigma itself."""
     steps: int = Field(10, gt=0)
-    """Network evaluations from noise to data, whatever the solver."""
+    """Network evaluations from noise to data, whatever the solver, unless `evaluate_steps` leaves
+    some out."""
     solver: Literal["euler", "midpoint", "heun", "unipc", "ab2", "consistency"] = "euler"
     """`midpoint` and `heun` evaluate twice a step, so they need even `steps`. `unipc`: order 2, as
     Wan samples. `ab2`: multistep, as Cosmos samples. `consistency`: jump to data, add fresh noise,
     and again; for distilled networks."""
     spacing: Literal["uniform", "karras"] = "uniform"
     """Of the grid of levels: equal steps, then shifted; or Karras's in sigma / (1 - sigma)."""
+    grid_start: float = Field(1.0, gt=0, le=1)
+    """Where uniform spacing begins, before the shift; Wan's own samplers begin at 0.999. The noise
+    they begin with is whole all the same."""
+    whole_timesteps: bool = False
+    """While sampling, announce levels to the network cut to whole thousandths, as Wan's own
+    samplers do; steps are between the levels themselves."""
+    evaluate_steps: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Steps at which the network is evaluated, counted from 0; at the others, the velocity of the
+    last evaluation is taken again (DreamZero evaluates 8 of 16). Left open: at all. Modalities
+    that are denoised together are evaluated together, whenever one of them is."""
     sigma_max: float = Field(1.0, gt=0, le=1)
     """Level at which sampling begins; Cosmos's 80 is 80/81 here."""
     sigma_min: float = Field(0.0, ge=0, lt=1)
@@ -97,6 +108,11 @@ class ScheduleConfig(Section):
     """Weight of this modality in the total loss."""
     guidance_scale: float = Field(1.0, ge=0)
     """Classifier-free guidance while sampling; 1 is none."""
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated in `steps` steps."""
+        return self.steps if self.evaluate_steps is None else len(self.evaluate_steps)
 
     def setting(self, name: str) -> Any:
         """One of `sampling_args`, as given or as published."""
@@ -127,6 +143,8 @@ class ScheduleConfig(Section):
                 f"bf16_sampling rounds the steps of the euler solver, found {self.solver}; "
                 'leave it out, or write solver = "euler"'
             )
+        if self.evaluate_steps is not None:
+            _check_evaluated(self.evaluate_steps, self.steps, self.solver)
         if self.sigma_min >= self.sigma_max:
             raise ValueError(
                 f"sigma_min must be below sigma_max, found {self.sigma_min} and {self.sigma_max}"
@@ -145,6 +163,18 @@ def check_steps(solver: str, steps: int) -> None:
         raise ValueError(
             f"steps counts network evaluations, and {solver} makes two a step: "
             f"found {steps}, write {steps - 1 or 2} or {steps + 1}"
+        )
+
+
+def _check_evaluated(chosen: tuple[int, ...], steps: int, solver: str) -> None:
+    """Raise ValueError unless `chosen` are steps of a run in order, the first one among them."""
+    expected = f"from 0 to at most {steps - 1}, each once and in order"
+    if not chosen or chosen[0] != 0 or list(chosen) != sorted(set(chosen)) or chosen[-1] >= steps:
+        raise ValueError(f"evaluate_steps are {list(chosen)}; write steps {expected}")
+    if solver in TWICE:
+        raise ValueError(
+            f"evaluate_steps are for solvers with one evaluation a step, and {solver} makes two; "
+            "leave evaluate_steps out or choose another solver"
         )
 
 

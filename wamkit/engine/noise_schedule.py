@@ -294,7 +294,7 @@ class NoiseSchedule:
         c = self.config
         if c.spacing == "karras":
             return [*karras_sigmas(c.sigma_max, c.sigma_min, steps), 0.0]
-        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        u = torch.linspace(c.grid_start, 0, steps + 1, dtype=torch.float64)
         levels = [float(s) for s in shift_sigma(u, self.shift)]
         if (c.sigma_max, c.sigma_min) == (1, 0):
             return levels
@@ -327,7 +327,12 @@ class NoiseSchedule:
             return draw_noise((count, *noise.shape), noise, rng, axis=1)
 
         solver = RoundedEuler if c.bf16_sampling else SOLVERS[c.solver]
-        return solver(noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise)
+        sampler = solver(noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise)
+        if c.whole_timesteps:
+            sampler.announce_whole()
+        if c.evaluate_steps is not None and steps == c.steps:
+            sampler.evaluated = frozenset(c.evaluate_steps)
+        return sampler
 
     def sample(self, shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
         """Training levels, float32 in [0, 1], as `timestep_sampling` says."""

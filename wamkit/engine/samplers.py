@@ -47,6 +47,18 @@ class Sampler(ABC):
         """The levels of all evaluations."""
         return self.nodes[:-1]
 
+    evaluated: frozenset[int] | None = None
+    """Evaluations that are made, if the others take the velocity of the last one again."""
+
+    def announce_whole(self) -> None:
+        """Cut the levels that are announced to the network to whole thousandths."""
+        self._table = tuple(int(1000 * level) / 1000 for level in self._table)
+
+    @property
+    def reuses_velocity(self) -> bool:
+        """Whether the velocity of the last evaluation is to be taken again."""
+        return self.evaluated is not None and self._place not in self.evaluated
+
     @property
     def evaluations(self) -> int:
         """How often the network is evaluated until it is done."""
@@ -59,7 +71,7 @@ class Sampler(ABC):
 
     @property
     def sigma(self) -> float:
-        """The noise level of `x`."""
+        """The noise level of `x`, as it is announced to the network."""
         return self._table[self._place]
 
     @property

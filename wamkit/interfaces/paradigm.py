@@ -132,12 +132,14 @@ def denoise(
     """The inputs with the modalities of `samplers` denoised together.
 
     Each evaluation is one forward pass over the inputs and `cache`; a sampler that is done
-    early keeps its result.
+    early keeps its result. A step at which all samplers reuse the last velocity has no pass.
     """
     for part, sampler in samplers.items():
         inputs = inputs.put(part, sampler.x, sampler.level)
-    while not all(sampler.done for sampler in samplers.values()):
-        velocity = model(inputs, cache=cache)
+    velocity: ModelOutput | None = None
+    while left := [sampler for sampler in samplers.values() if not sampler.done]:
+        if velocity is None or not all(sampler.reuses_velocity for sampler in left):
+            velocity = model(inputs, cache=cache)
         for part, sampler in samplers.items():
             if not sampler.done:
                 sampler.step(velocity.take(part, inputs))

@@ -157,10 +157,10 @@ class Conditional(ParadigmConfig):
         present = {"action", "value", *spec.predicts, *(["video"] if spec.latent_frames[1] else [])}
         given = spec.schedules
         steps = {
-            "video": given.video.steps,
-            "action": given.action.steps,
-            "next_state": (given.next_state or given.action).steps,
-            "value": (given.value or given.action).steps,
+            "video": given.video.evaluations,
+            "action": given.action.evaluations,
+            "next_state": (given.next_state or given.action).evaluations,
+            "value": (given.value or given.action).evaluations,
         }
         counts = [steps[part] for part in noisy if part in present]
         roles = tuple("target" if part == "video" else part for part in parts if part in present)

@@ -105,7 +105,7 @@ class Idm(ParadigmConfig):
             )
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
-        steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
+        steps = 1 if spec.action_head.is_regression else spec.schedules.action.evaluations
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
         stages = [Stage(roles=observed, passes=1, does="prefill the observation")]
         if self.stop_sigma != "first_frame":
@@ -124,7 +124,7 @@ class Idm(ParadigmConfig):
     def _passes(self, spec: PolicySpec) -> int:
         """Evaluations of the video above the level at which imagining stops."""
         if self.stop_sigma == 0:
-            return spec.schedules.video.steps
+            return spec.schedules.video.evaluations
         import torch
 
         from wamkit.engine.noise_schedule import NoiseSchedule

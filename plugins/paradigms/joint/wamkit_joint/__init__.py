@@ -101,6 +101,13 @@ class Joint(ParadigmConfig):
                 else "choose a paradigm whose action needs no future, such as single_pass: "
                 'set paradigm.name = "single_pass"',
             )
+        for part in ("video", "action"):
+            if getattr(spec.schedules, part).evaluate_steps is not None:
+                yield Conflict(
+                    between=("paradigm", f"schedules.{part}.evaluate_steps"),
+                    why="joint evaluates the action at every step, and the video as refresh says",
+                    hint=f"leave schedules.{part}.evaluate_steps out, or set paradigm.refresh",
+                )
         if self.refresh == "every":
             return
         steps = _evaluations(spec)

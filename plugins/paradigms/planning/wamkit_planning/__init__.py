@@ -159,8 +159,8 @@ class Planning(ParadigmConfig):
         given, imagined = spec.schedules, bool(spec.latent_frames[1])
         after = ("next_state",) if "next_state" in spec.predicts else ()
         target = ("target",) if imagined and self.future != "none" else ()
-        counts = [given.video.steps] if imagined else []
-        counts += [(given.next_state or given.action).steps] if after else []
+        counts = [given.video.evaluations] if imagined else []
+        counts += [(given.next_state or given.action).evaluations] if after else []
         steps = max(counts, default=0) if self.future == "foreseen" else 0
         return (
             Stage(
@@ -170,7 +170,7 @@ class Planning(ParadigmConfig):
             ),
             Stage(
                 roles=(*target, "action", *after, "value"),
-                passes=(given.value or given.action).steps,
+                passes=(given.value or given.action).evaluations,
                 does="judge it",
             ),
         )

@@ -41,7 +41,7 @@ class SinglePass(ParadigmConfig):
         }
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
-        steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
+        steps = 1 if spec.action_head.is_regression else spec.schedules.action.evaluations
         observed = ("text", "context", *(("state",) if spec.state.size else ()))
         return (
             Stage(roles=observed, passes=1, does="prefill the observation"),
