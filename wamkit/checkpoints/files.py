@@ -57,6 +57,8 @@ class Entry:
     """First row and the one after the last, if only these rows are read."""
     swap_halves: bool = False
     """True if the two halves of its rows are exchanged when it is read."""
+    transpose: bool = False
+    """True if its last two axes are exchanged when it is read; `shape` is the result's."""
     scale: Entry | None = None
     """Entry of the scale that a float8 weight is multiplied by."""
     stored: tuple[int, ...] = ()
@@ -167,13 +169,14 @@ class Reader:
         scale: Tensor | None = None,
         factors: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Read the tensor of an entry: its `rows`, in its `shape`, halves exchanged if it says so.
+        """Read the tensor of an entry: its `rows`, in its `shape`, halves or axes exchanged.
 
         A float8 weight is first multiplied by its `scale`, in float32. `factors` are those of its
         adapter, down and up: their product is added (`merge_adapter`).
         """
         if scale is not None:
-            whole = self.tensor(replace(entry, rows=None, swap_halves=False, shape=(-1,)))
+            plain = replace(entry, rows=None, swap_halves=False, transpose=False, shape=(-1,))
+            whole = self.tensor(plain)
             whole = apply_scale(whole.reshape(entry.stored), scale)
             tensor = whole if entry.rows is None else whole[entry.rows[0] : entry.rows[1]]
         elif isinstance(self.source, Mapping):
@@ -188,6 +191,8 @@ class Reader:
             down, up = factors
             up = up if entry.rows is None else up[entry.rows[0] : entry.rows[1]]
             tensor = merge_adapter(tensor, down, up, entry.adapter.scale)
+        if entry.transpose:
+            tensor = tensor.transpose(-1, -2).contiguous()
         tensor = tensor.reshape(entry.shape)
         return torch.cat(tensor.chunk(2)[::-1]) if entry.swap_halves else tensor
 

@@ -63,6 +63,8 @@ class CheckpointLayout:
     reshape: tuple[str, ...] = ()
     """Names, after `rules`, of tensors that have our values in our order and another shape, such as
     a linear layer over patches that is a convolution here."""
+    transpose: tuple[str, ...] = ()
+    """Names, after `rules`, whose last two axes stand in the other order."""
 
     def rename(self, name: str) -> tuple[str, ...]:
         """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
@@ -79,6 +81,10 @@ class CheckpointLayout:
         """True if the halves of our tensor `name` stand in the other order in this layout."""
         return any(re.search(pattern, name) for pattern in self.swap_halves)
 
+    def transposes(self, name: str) -> bool:
+        """True if the last two axes of our tensor `name` stand in the other order here."""
+        return any(re.search(pattern, name) for pattern in self.transpose)
+
     def shape(
         self, name: str, shape: tuple[int, ...], expected: tuple[int, ...] | None = None
     ) -> tuple[int, ...]:
@@ -89,6 +95,8 @@ class CheckpointLayout:
         may = any(re.search(pattern, name) for pattern in self.reshape)
         if may and expected is not None and prod(expected) == prod(shape):
             return expected
+        if self.transposes(name):
+            shape = (*shape[:-2], *shape[:-3:-1])
         is_pointwise_conv = any(re.search(pattern, name) for pattern in self.conv_to_linear)
         return shape[:2] if is_pointwise_conv and set(shape[2:]) == {1} else shape
 
@@ -214,9 +222,12 @@ def _rename_entries(
         names = layout.rename(name)
         if len(names) == 1:
             (new,) = names
-            shape = layout.shape(new, entry.shape, expected.get(new))
-            swap_halves = layout.swaps_halves(new)
-            found[new] = replace(entry, shape=shape, swap_halves=swap_halves)
+            found[new] = replace(
+                entry,
+                shape=layout.shape(new, entry.shape, expected.get(new)),
+                swap_halves=layout.swaps_halves(new),
+                transpose=layout.transposes(new),
+            )
             continue
         sizes = [expected[new][0] if expected.get(new) else 0 for new in names]
         if names and sum(sizes) != entry.shape[0]:
@@ -328,6 +339,8 @@ def save_like(
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         if layout.swaps_halves(names[0]):
             tensor = torch.cat(tensor.chunk(2)[::-1])
+        if layout.transposes(names[0]):
+            tensor = tensor.transpose(-1, -2)
         if tensor.numel() != prod(entry.shape):
             raise WamkitError(
                 f"{name} has shape {list(entry.shape)} in {like}, {list(tensor.shape)} here",
