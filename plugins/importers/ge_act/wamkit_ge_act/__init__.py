@@ -16,7 +16,7 @@ WAMKIT_API = 1
 
 
 class GEAct(ImporterConfig):
-    """GE-Act (arXiv 2508.05635): one safetensors with `action_*` beside a video model with views.
+    """GE-Act (arXiv 2508.05635): one safetensors with `action_*` next to a video model with views.
 
     The releases for LIBERO and CALVIN are recognized by the size of what is denoised; a run's own
     YAML file is read where there is one. Statistics are a JSON file next to the weights, such as

@@ -1,4 +1,4 @@
-"""Read a checkpoint of GE-Act: a video model with views, and `action_*` beside it.
+"""Read a checkpoint of GE-Act: a video model with views, and `action_*` next to it.
 
 Written from `transformer_ltx_multiview.py`, `action_patches/patches.py`, the configurations and the
 actors of github.com/AgibotTech/Genie-Envisioner, commit 7e007c7.
