@@ -255,7 +255,7 @@ def _clip(spec: PolicySpec) -> Iterator[Conflict]:
                 f"{spec.vae.name} needs",
                 hint=f"set video.{name} = {low} or {low + stride}",
             )
-    if spec.video.num_observed >= spec.video.num_frames and spec.video.num_frames > 1:
+    if spec.video.num_observed >= max(2, spec.video.num_frames):
         yield Conflict(
             between=("video.num_observed", "video.num_frames"),
             why=f"{spec.video.num_observed} of {spec.video.num_frames} images are observed, "

@@ -1,9 +1,10 @@
-"""The order in which the latent frames of a clip stand in model inputs.
+"""The order in which the latent frames of a clip stand in model inputs, by `cameras.layout`.
 
-side_by_side    times 0 1 2 ...                        one canvas at every time
-frame_per_view  times 0 1 2 ...                        views a b a b, one after the other
-clip_per_view   times 0 1 0 1 | 2 3 2 3                views a a b b | a a b b
-observed      | imagined
+Views are a and b, with two frames observed and two imagined:
+
+    side_by_side    times 0 1 2 3           one canvas at every time
+    frame_per_view  times 0 1 2 3 4 5 6 7   views a b a b a b a b
+    clip_per_view   times 0 1 0 1 2 3 2 3   views a a b b a a b b
 """
 
 from __future__ import annotations

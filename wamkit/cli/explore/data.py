@@ -183,6 +183,8 @@ def _facts(part: Any, encoding: Any) -> dict[str, Any]:
             "exposes_tokens": part.exposes_tokens,
             "tokens": head_tokens(part),
         }
+    if part.kind == "paradigm":
+        return {"continues": any("." in role for role in part.sees)}
     return {}
 
 

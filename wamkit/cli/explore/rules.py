@@ -19,6 +19,7 @@ from ...config.registry import registry
 from ...config.spec import PolicySpec
 from ...errors import WamkitError
 
+NARROW = 7  # a state that is narrower than an action
 CHUNK, ACTION, STATE, VIDEO_STEPS, ACTION_STEPS = 977, 13, 17, 37, 41
 OBSERVED, MANY = 211, 307  # latent frames
 SMALLEST = 50  # of the sizes of clips that stand for others
@@ -173,12 +174,22 @@ def _paradigm() -> ParadigmConfig:
 
 
 def head_rules(head: ActionHeadConfig, backbone: BackboneConfig) -> list[list[dict[str, Any]]]:
-    """What a head says of a backbone, in each of CONTEXTS."""
-    return [
-        found(spec, spec.action_head.conflicts)
-        for imagined, state in CONTEXTS
-        if (spec := at(backbone, head, _paradigm(), imagined, state))
-    ]
+    """What a head says of a backbone, in each of CONTEXTS.
+
+    A reason that holds only where the state is wider than an action says so.
+    """
+
+    def of(imagined: int, state: int) -> list[dict[str, Any]]:
+        spec = at(backbone, head, _paradigm(), imagined, state)
+        return found(spec, spec.action_head.conflicts)
+
+    rules = []
+    for imagined, state in CONTEXTS:
+        narrow = [c["between"] for c in of(imagined, min(state, NARROW))]
+        rules.append(
+            [c if c["between"] in narrow else {**c, "wider": True} for c in of(imagined, state)]
+        )
+    return rules
 
 
 def companion_rules(backbone: BackboneConfig, part: Any) -> list[dict[str, Any]]:

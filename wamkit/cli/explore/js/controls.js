@@ -110,7 +110,7 @@ Explore.drawNumbers = (choice, change) => {
     return groups;
   })());
   const layouts = { side_by_side: "one row", t_shape: "first above the others", grid: "grid",
-    frame_per_view: "a latent frame each" };
+    frame_per_view: "a latent frame each", clip_per_view: "a clip each" };
   const options = (id, values, value, set) => Explore.el("select", {
     id, onchange: (event) => change(set(event.target.value)),
   }, Object.entries(values).map(([name, text]) => Explore.el(

@@ -120,14 +120,15 @@ Explore.attention = (choice, counts, parts, keys, prefill) => {
   if (parts.own.length) streams.push({ own: true, segments: parts.own });
   const last = traits.depth - 1;
   const whole = !prefill || (counts.reads ?? []).includes(last);
-  const depth = streams.some((stream) => !stream.own) || !counts.awake
-    ? traits.depth : counts.awake.length;
-  const awake = counts.awake ?? [];
-  const waking = awake.filter((layer) => whole || layer !== last).length;
+  const layers = [...Array(traits.depth).keys()].filter((layer) => whole || layer !== last);
+  const awake = new Set(parts.own.length ? counts.awake ?? [] : []);
+  const cameras = Explore.cameras(choice);
+  const views = cameras.layout === "clip_per_view" ? cameras.views.length : 1;
+  const framed = new Set(frames.flat().map(([role]) => role)
+    .filter((role) => ["context", "target"].includes(Explore.base(role))));
   const alone = !streams.some((stream) => !stream.own);
-  const resting = alone ? 0 : (whole ? depth : depth - 1) - (parts.own.length ? waking : 0);
   const ownRoles = new Set(["state", ...(counts.tokens?.text ? ["text"] : [])]);
-  const layer = (withOwn) => {
+  const layer = (withOwn, apart) => {
     const present = {};
     const active = streams.filter((stream) => withOwn || !stream.own);
     for (const { segments } of active) {
@@ -141,10 +142,13 @@ Explore.attention = (choice, counts, parts, keys, prefill) => {
         const found = [...new Set(seen)].filter(
           (r) => present[r] || (keys[r] && (withOwn || counts.joins !== "tokens" || !ownRoles.has(r))),
         );
-        const count = found.reduce((sum, r) => sum + (present[r] ?? keys[r]), 0);
+        const own = apart && framed.has(role) ? views : 1;
+        const count = found.reduce((sum, r) => sum
+          + (present[r] ?? keys[r]) / (own > 1 && framed.has(r) ? own : 1), 0);
         const name = found.join(" ");
         const before = groups.at(-1);
-        if (before && before.name === name) before.n += n;
+        if (own > 1) for (let i = 0; i < own; i += 1) groups.push({ name: i, n: n / own, count });
+        else if (before && before.name === name) before.n += n;
         else groups.push({ name, n, count });
       }
       for (const { n, count } of groups) {
@@ -155,12 +159,17 @@ Explore.attention = (choice, counts, parts, keys, prefill) => {
     }
     return [operations, moved];
   };
-  const [a, b] = parts.own.length && waking ? layer(true) : [0, 0];
-  const [c, d] = resting > 0 ? layer(false) : [0, 0];
-  return [
-    a * (parts.own.length ? waking : 0) + c * Math.max(0, resting),
-    b * (parts.own.length ? waking : 0) + d * Math.max(0, resting),
-  ];
+  const known = {};
+  const total = [0, 0];
+  for (const place of layers) {
+    const withOwn = awake.has(place);
+    if (alone && !withOwn) continue;
+    const apart = views > 1 && place % traits.cross_view_stride > 0;
+    const [operations, moved] = known[[withOwn, apart]] ??= layer(withOwn, apart);
+    total[0] += operations;
+    total[1] += moved;
+  }
+  return total;
 };
 
 /** A polynomial of counts: what all samples of a batch share, and what each of them adds. */
@@ -291,10 +300,12 @@ Explore.encoding = (choice, sizes) => {
   if (!vae.encoding) return null;
   const [h, w] = [sizes.canvas.height / vae.stride[1], sizes.canvas.width / vae.stride[2]];
   const one = [1, h, w, h * w, h * w * h * w];
-  const row = [...one, ...one.map((x) => x * sizes.seen)];
+  const row = [...one, ...one.map((x) => x * (sizes.alone ? 1 : sizes.seen))];
+  const clips = sizes.canvas.apart * (sizes.alone ? sizes.seen : 1);
+  const weights = vae.encoding.bytes[0] + vae.encoding.bytes[one.length]; // read once
   return {
-    operations: Explore.dot(vae.encoding.operations, row) * sizes.canvas.apart,
-    bytes: Explore.dot(vae.encoding.bytes, row) * sizes.canvas.apart,
+    operations: Explore.dot(vae.encoding.operations, row) * clips,
+    bytes: Explore.dot(vae.encoding.bytes, row) * clips - weights * (clips - sizes.canvas.apart),
   };
 };
 

@@ -13,7 +13,7 @@ Explore.nearest = (pixels, token) => Math.max(token, Explore.round(pixels / toke
 /** The sizes nearest to their own with which views tile the canvas in whole tokens. */
 Explore.tileSizes = (cameras, token = [1, 1]) => {
   const { views } = cameras;
-  if (cameras.layout === "frame_per_view") {
+  if (Explore.isApart(cameras)) {
     return views.map(() => views[0].size.map((n, i) => Explore.nearest(n, token[i])));
   }
   const rows = Explore.viewRows(cameras).map((row) => {
@@ -60,6 +60,7 @@ Explore.conflicts = (choice) => {
     ...Explore.textConflicts(choice),
     ...Explore.canvasConflicts(choice, sizes),
     ...Explore.clipConflicts(choice, sizes),
+    ...Explore.viewConflicts(choice, sizes),
     ...Explore.stateConflicts(choice, sizes),
     ...Explore.partConflicts(choice, sizes),
   ];
@@ -78,7 +79,7 @@ Explore.cameraConflicts = ({ cameras }) => {
     }
   }
   const sized = new Set(cameras.views.map((view) => view.size.join("x")));
-  if (cameras.layout === "frame_per_view") {
+  if (Explore.isApart(cameras)) {
     if (sized.size > 1) {
       const listed = cameras.views.map((v) => `${v.name} ${v.size[0]}x${v.size[1]}`).join(", ");
       found.push({
@@ -190,15 +191,92 @@ Explore.canvasConflicts = (choice, sizes) => {
   return found;
 };
 
+/** What does not fit a paradigm that continues one clip through an episode. */
+Explore.episodeConflicts = (choice, key, hint) => {
+  const paradigm = Explore.part(choice, "paradigm");
+  return !paradigm.continues ? [] : [{
+    between: [key, "paradigm"],
+    why: `${paradigm.name} continues one clip from chunk to chunk`,
+    hint: `${hint}, or choose another paradigm`,
+  }];
+};
+
+/** What keeps each view from being a clip by itself. */
+Explore.viewConflicts = (choice, sizes) => {
+  const { name, traits } = Explore.part(choice, "backbone");
+  const found = [];
+  if (sizes.cameras.layout === "clip_per_view") {
+    const count = sizes.cameras.views.length;
+    if (!traits.views) {
+      found.push({
+        between: ["cameras.layout", "backbone"],
+        why: `each view is a clip by itself, and ${name} tells no views apart`,
+        hint: 'set cameras.layout = "side_by_side", or choose a backbone with views, such as '
+          + "ltx with backbone.views = 3",
+      });
+    } else if (count > traits.views) {
+      found.push({
+        between: ["cameras.views", "backbone"],
+        why: `${name} tells ${traits.views} views apart, found ${count}`,
+        hint: `leave ${count - traits.views} of cameras.views out, or choose another layout`,
+      });
+    }
+    found.push(...Explore.episodeConflicts(
+      choice, "cameras.layout", 'set cameras.layout = "side_by_side"',
+    ));
+  }
+  const stride = Explore.value(choice, "video", "frame_stride");
+  const past = Explore.value(choice, "video", "observed_stride") ?? stride;
+  if (past !== stride) {
+    found.push(...Explore.episodeConflicts(
+      choice, "video.observed_stride", `set video.observed_stride = ${stride}`,
+    ));
+  }
+  return found;
+};
+
+/** What does not fit where each observed image is a latent of its own. */
+Explore.observedImagesConflicts = (choice, sizes) => {
+  const { name, traits } = Explore.part(choice, "backbone");
+  const stride = Explore.part(choice, "vae").stride[0];
+  const future = sizes.frames - sizes.observed;
+  const hint = 'set video.observed_latents = "clip"';
+  const found = [];
+  if (future < 0 || (future && (future - 1) % stride)) {
+    const low = sizes.observed + 1 + Math.floor(Math.max(0, future - 1) / stride) * stride;
+    found.push({
+      between: ["video.num_frames", "video.observed_latents"],
+      why: `${future} images behind those observed, which begin a clip of their own, cannot `
+        + `be cut into one and groups of ${stride}, as ${Explore.part(choice, "vae").name} needs`,
+      hint: `set video.num_frames = ${low} or ${low + stride}`,
+    });
+  }
+  if (Explore.value(choice, "cameras", "clip") === "shared") {
+    found.push({
+      between: ["video.observed_latents", "cameras.clip"],
+      why: "all views are one clip, in which every image is a latent already",
+      hint,
+    });
+  }
+  if (traits.cond_channels) {
+    found.push({
+      between: ["video.observed_latents", "backbone"],
+      why: `${name} is guided by a clip that begins with the observed images`,
+      hint,
+    });
+  }
+  return [...found, ...Explore.episodeConflicts(choice, "video.observed_latents", hint)];
+};
+
 Explore.clipConflicts = (choice, sizes) => {
   const vae = Explore.part(choice, "vae");
   const backbone = Explore.part(choice, "backbone");
   const { traits } = backbone;
   const { frames, observed, imagined, downscale, canvas } = sizes;
   const stride = Explore.timeStride(choice);
-  const found = [];
+  const found = sizes.alone ? Explore.observedImagesConflicts(choice, sizes) : [];
   for (const [name, count] of [["num_frames", frames], ["num_observed", observed]]) {
-    if ((count - 1) % stride) {
+    if (!sizes.alone && (count - 1) % stride) {
       const low = 1 + Math.floor((count - 1) / stride) * stride;
       found.push({
         between: [`video.${name}`, "vae"],
@@ -208,7 +286,7 @@ Explore.clipConflicts = (choice, sizes) => {
       });
     }
   }
-  if (observed >= frames && frames > 1) {
+  if (!sizes.alone && observed >= Math.max(2, frames)) {
     found.push({
       between: ["video.num_observed", "video.num_frames"],
       why: `${observed} of ${frames} images are observed, none is left to imagine`,
@@ -329,6 +407,7 @@ Explore.partConflicts = (choice, sizes) => {
   reasons.push(...Explore.data.clip_rules[backbone].filter(({ above }) => sizes.context > above));
   return reasons
     .filter((reason) => reason.steps === undefined || reason.steps === steps)
+    .filter((reason) => !reason.wider || sizes.state > sizes.action)
     .filter((reason) => !reason.tied || Explore.schedule(choice, reason.tied).shared_sigma)
     .map(({ between, why, hint, above }) => ({
       between, why: filled(why), hint: filled(hint), ...(above ? { near: true } : {}),

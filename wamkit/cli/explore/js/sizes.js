@@ -35,10 +35,13 @@ Explore.counts = (choice) => {
   return place === null ? null : Explore.data.pools.costs[place];
 };
 
+/** Whether each view has latent frames of its own. */
+Explore.isApart = (cameras) => ["frame_per_view", "clip_per_view"].includes(cameras.layout);
+
 Explore.viewRows = (cameras) => {
   const views = cameras.views;
   if (cameras.layout === "side_by_side") return [views];
-  if (cameras.layout === "frame_per_view") return views.map((view) => [view]);
+  if (Explore.isApart(cameras)) return views.map((view) => [view]);
   if (cameras.layout === "t_shape") {
     return [views.slice(0, 1), views.slice(1)].filter((row) => row.length);
   }
@@ -57,7 +60,7 @@ Explore.cameras = (choice) => ({
 
 /** Height and width of the canvas in pixels, and how many stand beside each other. */
 Explore.canvas = (cameras) => {
-  const apart = cameras.layout === "frame_per_view" ? cameras.views.length : 1;
+  const apart = Explore.isApart(cameras) ? cameras.views.length : 1;
   let [height, width, top] = [0, 0, 0];
   for (const row of Explore.viewRows(cameras)) {
     const start = apart > 1 ? 0 : top;
@@ -88,13 +91,17 @@ Explore.sizes = (choice) => {
   const frames = Explore.value(choice, "video", "num_frames");
   const observed = Explore.value(choice, "video", "num_observed");
   const downscale = Explore.value(choice, "video", "target_downscale");
-  const seen = 1 + Math.floor((observed - 1) / stride);
-  const moments = 1 + Math.floor((frames - 1) / stride) - seen;
+  const alone = Explore.value(choice, "video", "observed_latents") === "images";
+  const latents = (images) => (alone
+    ? Math.min(images, observed) + Math.ceil(Math.max(0, images - observed) / stride)
+    : 1 + Math.floor((images - 1) / stride));
+  const seen = latents(observed);
+  const moments = latents(frames) - seen;
   const height = Math.floor(canvas.height / strideH);
   const width = Math.floor(canvas.width / strideW);
   const groups = choice.raw.actions.groups;
   return {
-    cameras, canvas, frames, observed, downscale, moments, seen,
+    cameras, canvas, frames, observed, alone, downscale, moments, seen,
     stride: [stride, strideH, strideW],
     latent: { channels: vae.channels, height, width },
     target: { height: Math.floor(height / downscale), width: Math.floor(width / downscale) },
