@@ -108,7 +108,7 @@ def test_cached_tokens_of_other_views_are_left_out() -> None:
     ]
 
 
-def test_levels_are_given_with_the_view_of_each_frame() -> None:
+def test_a_level_has_the_view_of_its_frame() -> None:
     levels = [(Level((1.0, 0.5), i), 1) for i in (0, 0, 1, 1)]
     table = LevelTable.of(levels, 1, torch.device("cpu")).by_view((0, 1, 0, None))
     assert table.view is not None

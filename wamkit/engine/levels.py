@@ -95,7 +95,7 @@ class LevelTable(NamedTuple):
     sigmas: Tensor  # [R] float32
     index: Tensor  # type: ignore[assignment]  # [B or 1, G] of groups of S / G tokens
     key: tuple[float, ...] | None  # the table where it is the same for all samples
-    view: Tensor | None = None  # [R] the camera view of each row, where levels are given with views
+    view: Tensor | None = None  # [R] the camera view of each row; None if levels have none
 
     def by_view(self, views: Sequence[int | None]) -> LevelTable:
         """The same levels with the view of each of G groups of tokens; None counts as view 0."""
