@@ -9,8 +9,8 @@ import torch
 from wamkit import check
 from wamkit.config.robot import CameraConfig, View
 from wamkit.config.spec import parse
-from wamkit.policy.cameras import fit_to_view
-from wamkit.policy.view_latents import decode_by_view, encode_canvas
+from wamkit.policy.clips import decode_latents, encode_canvas
+from wamkit.policy.view_steps import fit_to_view
 from wamkit.testing.parity import other_values, same_values
 
 RAW: dict[str, Any] = {
@@ -50,7 +50,7 @@ def test_latents_of_a_view_do_not_depend_on_its_neighbors() -> None:
         update={"cameras": spec.cameras.model_copy(update={"encode": "canvas"})}
     )
     other_values(encode_canvas(whole, vae, canvas), z)
-    assert decode_by_view(spec, vae, z).shape == canvas.shape
+    assert decode_latents(spec, vae, z, canvas).shape == canvas.shape
 
 
 def test_views_that_are_no_whole_latents_are_refused() -> None:
