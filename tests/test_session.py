@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from wamkit.config.check import check
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
@@ -18,7 +19,7 @@ from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
 from wamkit.testing.fixtures import compose, observation, spec_with, with_overrides
-from wamkit.testing.parity import float64, other_values, same_values
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 
 
 def spec_for(
@@ -275,3 +276,28 @@ def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     one, two = sample.video.cond_latents, chunk.video.cond_latents
     assert one is not None and two is not None
     same_values(one[:, :, : two.shape[2]], two)
+
+
+@torch.no_grad()
+@float64()
+def test_an_episode_that_is_encoded_as_a_stream_has_the_latents_of_one_clip() -> None:
+    spec = spec_for("vae.name=wan2.2", "vae.width=tiny", backbone="wan", chunks=3)
+    policy = to_float64(Policy.from_spec(spec))
+    whole = episode(spec, spec.num_images, batch=1)
+    found = []
+    for way in ("window", "stream"):
+        policy.spec = with_overrides(spec, f"video.episode_latents={way}")
+        passes, session, at = record_passes(policy), policy.session(), 0
+        for seed in range(3):
+            count = session.num_images
+            session.act(part(whole, at, at + count), seed=seed)
+            at += count
+        found.append([inputs.past.video for inputs, _ in passes if inputs.past is not None])
+    assert len(found[0]) == 2
+    same_values(found[1], found[0])
+
+
+def test_a_vae_that_encodes_whole_clips_only_streams_no_episode() -> None:
+    raw = spec_for().dump()
+    raw["video"]["episode_latents"] = "stream"
+    assert any("encodes whole clips only" in conflict.why for conflict in check(raw))

@@ -123,6 +123,8 @@ class VAEConfig(Weighted):
 
     kind: ClassVar[Kind] = "vae"
     config_folders: ClassVar[tuple[str, ...]] = ("vae",)
+    streams: ClassVar[bool] = False
+    """True if the VAE goes on with a clip where it stopped (`wamkit.interfaces.StreamingVAE`)."""
 
     adapter: Literal["none", "linear"] = "none"
     """`linear` learns projections from this VAE's channels to the backbone's, and back."""

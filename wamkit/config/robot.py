@@ -263,6 +263,10 @@ class VideoConfig(Section):
     observed_latents: Literal["clip", "images"] = "clip"
     """How the VAE encodes the observed images: as the beginning of the clip, or each by itself to a
     latent of its own, with the future as a clip that begins anew (GE-Act's memory frames)."""
+    episode_latents: Literal["window", "stream"] = "window"
+    """How a session encodes the images of an episode: behind those that it keeps, as many as in a
+    training sample, all of them anew; or the new ones alone, behind what the VAE's layers remember
+    of all before (`stream`: LingBot-VA). The latents are the same for as long as a sample is."""
     frame_stride: int = Field(4, gt=0)
     """Actions from one image to the next."""
     observed_stride: int | None = Field(None, gt=0)

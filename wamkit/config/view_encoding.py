@@ -1,4 +1,4 @@
-"""What keeps the VAE from encoding every view of a canvas by itself (`cameras.encode`)."""
+"""What keeps the VAE from encoding every view of a canvas by itself, or an episode as a stream."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 def encoding_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     """Yield a conflict where views are no whole latents, or share no canvas."""
+    yield from _stream_conflicts(spec)
     cameras, (_, rows, columns) = spec.cameras, spec.vae.stride
     if cameras.encode != "views":
         return
-    if cameras.layout == "frame_per_view":
+    if cameras.layout in ("frame_per_view", "clip_per_view"):
         yield Conflict(
             between=("cameras.encode", "cameras.layout"),
             why="views are to be laid on one canvas of latents, and each is a frame by itself",
@@ -34,3 +35,22 @@ def encoding_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
                 f"{spec.vae.name} (stride {rows})",
                 hint=resize_hint(cameras, (rows * scale, columns * scale)),
             )
+
+
+def _stream_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
+    """What keeps a session from encoding new images alone (`video.episode_latents`)."""
+    if spec.video.episode_latents != "stream":
+        return
+    why = None
+    if not spec.vae.streams:
+        why = f"{spec.vae.name} encodes whole clips only"
+    elif spec.video.target_downscale > 1:
+        why = "imagined frames have a grid of their own"
+    elif spec.cameras.clip == "shared" or spec.video.observed_latents == "images":
+        why = "the images of a sample are no clip in the order in which they were seen"
+    if why is not None:
+        yield Conflict(
+            between=("video.episode_latents", "vae"),
+            why=f"an episode is to be encoded as a stream, and {why}",
+            hint='set video.episode_latents = "window"',
+        )

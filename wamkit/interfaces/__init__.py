@@ -11,7 +11,7 @@ from .reader_head import ReaderHead
 from .slot_head import SlotHead
 from .streams import denoise
 from .text_encoder import TextEncoder
-from .vae import VAE
+from .vae import VAE, StreamingVAE
 
 __all__ = [
     "VAE",
@@ -26,6 +26,7 @@ __all__ = [
     "ReaderHead",
     "SlotHead",
     "Stack",
+    "StreamingVAE",
     "TextEncoder",
     "WrappedBackbone",
     "append_state",

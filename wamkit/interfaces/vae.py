@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -24,3 +24,22 @@ class VAE(Protocol):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [B, C, t, h, w] to pixels [B, 3, 1 + (t - 1) * stride, height, width]."""
+
+
+@runtime_checkable
+class StreamingVAE(VAE, Protocol):
+    """A VAE that encodes a clip piece by piece (`wamkit.config.parts.VAEConfig.streams`)."""
+
+    def encode_next(self, pixels: Tensor, past: Any = None) -> tuple[Tensor, Any]:
+        """The latents of the next images of a clip, and what to pass with those after them.
+
+        Pieces give what `encode` gives of the whole. `past` is not changed.
+
+        Args:
+            pixels: [B, 3, T, height, width] in [-1, 1]; T is 1 + k * stride at the beginning of a
+                clip, then k * stride.
+            past: What the piece before returned; None at the beginning.
+
+        Returns:
+            Latents [B, C, 1 + k, h, w], or [B, C, k, h, w], and the next `past`.
+        """

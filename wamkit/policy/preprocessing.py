@@ -19,8 +19,9 @@ from ..errors import WamkitError
 from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text
 from .clips import decode_latents, encode_canvas, with_leading
 from .clips import vae_dtype as vae_dtype
-from .frame_order import places_of_frames
+from .frame_order import join_views, places_of_frames
 from .observation import Batch, Observation
+from .view_latents import encode_by_view
 
 if TYPE_CHECKING:
     from ..config.spec import PolicySpec
@@ -216,6 +217,25 @@ def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:
         canvas = downscale(canvas, spec.video.target_downscale)
     count = images // spec.time_stride * spec.cameras.apart
     return encode_images(policy, canvas)[:, :, -count:]
+
+
+def next_latents(policy: Policy, images: Observation, past: Any) -> tuple[Tensor, Any]:
+    """Latents [B, C, T, h, w] of the next images of an episode, and what to pass with those after.
+
+    `past` is None for the first images.
+    """
+    spec, vae, canvas = policy.spec, policy.vae, canvas_of(policy, images)
+    found: list[Any] = []  # of each canvas that is a clip
+
+    def encode(pixels: Tensor) -> Tensor:
+        before = None if past is None else past[len(found)]
+        z, after = vae.encode_next(pixels.to(vae_dtype(vae)), before)  # type: ignore[attr-defined]
+        found.append(after)
+        return z.float()  # type: ignore[no-any-return]
+
+    if spec.cameras.encode == "views":
+        return encode_by_view(spec, encode, canvas), found
+    return join_views(spec, encode(canvas)), found
 
 
 def decode_video(policy: Policy, clip: Frames, observation: Observation) -> Tensor:

@@ -35,7 +35,8 @@ class Session:
     New images are encoded behind those before them, no more of them than in a training sample,
     because a causal VAE looks back: a chunk costs the VAE up to `spec.num_images` images instead of
     the new ones alone. Latents are those of training for as long as the episode is no longer than a
-    sample; later on, the oldest image that is kept is encoded as a first one.
+    sample; later on, the oldest image that is kept is encoded as a first one. With
+    `video.episode_latents = "stream"` only new images are encoded, behind all before.
 
     For other paradigms every chunk is `Policy.act`, and no image is kept.
     """
@@ -55,6 +56,7 @@ class Session:
     def _forget(self) -> None:
         self._first: Observation | None = None  # at the beginning of the episode
         self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
+        self._encoded: Any = None  # what the VAE remembers of the images before those in `_clip`
         self._inputs: ModelInputs | None = None  # at the beginning
         self._memory: Any = None
         self._chunks: list[Tensor] = []  # [B, N, A] returned since the last observation
@@ -126,7 +128,7 @@ class Session:
         """An episode whose first observation this is."""
         self._inputs = preprocessing.inference_inputs(self.policy, observation)
         self._first, self._clip = observation, dict(observation.images)
-        self._chunks = []
+        self._encoded, self._chunks = None, []
 
     def _continue(self, past: EpisodeHistory) -> None:
         """The inputs at the beginning, with what happened since the last chunk."""
@@ -170,11 +172,7 @@ class Session:
             newest = {name: images[:, -spec.video.num_observed :] for name, images in clip.items()}
             self._begin(replace(observation, images=newest))
             return
-        kept = max(spec.num_images, spec.video.num_observed + self.num_images)
-        self._clip = {name: images[:, -kept:] for name, images in clip.items()}
-        video = preprocessing.latest_latents(
-            self.policy, replace(observation, images=self._clip), self.num_images
-        )
+        video = self._latents_of(observation, clip)
         state = preprocessing.physical_state(self.policy, first)
         actions = self.policy.actions.encode_executed(done.to(self.policy.device), state)
         self._continue(
@@ -183,6 +181,23 @@ class Session:
             )
         )
         self._chunks = []
+
+    def _latents_of(self, observation: Observation, clip: dict[str, Tensor]) -> Tensor:
+        """Latents of the new images; `clip` are these and those that are kept."""
+        spec, policy = self.policy.spec, self.policy
+        observed = spec.video.num_observed
+        if spec.video.episode_latents == "stream":
+            pieces = [observation]
+            if self._encoded is None:  # the first images, for what the VAE remembers of them
+                pieces.insert(0, replace(observation, images=self._clip))
+            for piece in pieces:
+                video, self._encoded = preprocessing.next_latents(policy, piece, self._encoded)
+            self._clip = {name: images[:, -observed:] for name, images in clip.items()}
+            return video
+        kept = max(spec.num_images, observed + self.num_images)
+        self._clip = {name: images[:, -kept:] for name, images in clip.items()}
+        seen = replace(observation, images=self._clip)
+        return preprocessing.latest_latents(policy, seen, self.num_images)
 
     def _expect(self, right: bool, otherwise: str) -> None:
         if not right:

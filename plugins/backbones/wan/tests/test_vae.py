@@ -196,6 +196,23 @@ def test_first_frame_alone_gives_the_first_latent_of_the_clip(
 
 
 @variants
+@torch.no_grad()
+@float64()
+def test_a_clip_in_pieces_gives_the_latents_of_the_whole(
+    variant: str, vaes: dict[str, WanVAE]
+) -> None:
+    vae, pixels = to_float64(vaes[variant]), clip(13).double()
+    first, past = vae.encode_next(pixels[:, :, :5])
+    second, after = vae.encode_next(pixels[:, :, 5:9], past)
+    third, _ = vae.encode_next(pixels[:, :, 9:], after)
+    same_values(torch.cat([first, second, third], 2), vae.encode(pixels))
+    again, _ = vae.encode_next(pixels[:, :, 5:9], past)  # what it remembered is as it was
+    same_values(again, second)
+    with pytest.raises(ValueError, match="T = 4k"):
+        vae.encode_next(pixels[:, :, :5], past)
+
+
+@variants
 @float64()
 def test_later_frames_do_not_change_earlier_latents(variant: str, vaes: dict[str, WanVAE]) -> None:
     vae, pixels = to_float64(vaes[variant]), clip(9)

@@ -193,6 +193,8 @@ class Wan(VariantBackbone):
 
 
 class _WanVAE(PublishedVAE):
+    streams = True
+
     def layouts(self) -> Sequence[Any]:
         from .vae_weights import LAYOUTS
 

@@ -12,7 +12,7 @@ github.com/Wan-Video/Wan2.2 `wan/modules/vae2_2.py` (Apache-2.0); keys and shape
 diffusers' `AutoencoderKLWan`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -142,7 +142,30 @@ class WanVAE(SingleFrameVAE):
         chunks = [x[:, :, :1]]
         if x.shape[2] > 1:
             chunks += x[:, :, 1:].split(self.stride[0], dim=2)
-        moments = self.quant_conv(by_chunks(self.encoder, chunks))  # [B, 2C, t, h, w]
+        return self._normalized(by_chunks(self.encoder, chunks))
+
+    def encode_next(
+        self, pixels: Tensor, past: Mapping[nn.Module, Tensor] | None = None
+    ) -> tuple[Tensor, Mapping[nn.Module, Tensor]]:
+        """The next latents of a clip that comes in pieces, as `wamkit.interfaces.StreamingVAE`.
+
+        `past` holds the last input frames of each causal layer. Raises ValueError as `encode`.
+        """
+        self._check_pixels(pixels, first=past is None)
+        self.fold_kernels()
+        x = patchify(pixels, self.config.patch)
+        chunks = [x[:, :, :1]] if past is None else []
+        rest = x[:, :, len(chunks) :]
+        chunks += rest.split(self.stride[0], dim=2) if rest.shape[2] else ()
+        known = dict(past or {})
+        parts = [
+            self.encoder(piece, Chunk(first=past is None and i == 0, last=False, past=known))
+            for i, piece in enumerate(chunks)
+        ]
+        return self._normalized(torch.cat(parts, 2)), known
+
+    def _normalized(self, features: Tensor) -> Tensor:
+        moments = self.quant_conv(features)  # [B, 2C, t, h, w]
         mean, std = self._latent_constants(moments)
         return (moments[:, : self.channels] - mean) / std
 
@@ -162,16 +185,16 @@ class WanVAE(SingleFrameVAE):
         y = by_chunks(self.decoder, x.split(1, dim=2))  # [B, 3*p*p, T, H/p, W/p]
         return unpatchify(y, self.config.patch).clamp(-1, 1)
 
-    def _check_pixels(self, pixels: Tensor) -> None:
+    def _check_pixels(self, pixels: Tensor, *, first: bool = True) -> None:
         frames, rows, columns = self.stride
         expected = (
-            f"expected [B, 3, T, H, W] with T = 1 + {frames}k, "
+            f"expected [B, 3, T, H, W] with T = {'1 + ' * first}{frames}k, "
             f"H a multiple of {rows} and W a multiple of {columns}"
         )
         if pixels.ndim != 5 or pixels.shape[1] != 3:
             raise ValueError(f"found pixels of shape {list(pixels.shape)}; {expected}")
         T, H, W = pixels.shape[2:]
-        if T % frames != 1 or H % rows or W % columns:
+        if T % frames != first or not T or H % rows or W % columns:
             raise ValueError(f"found pixels with T = {T}, H = {H}, W = {W}; {expected}")
 
     def _latent_constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
