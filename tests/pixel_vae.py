@@ -30,6 +30,12 @@ class PixelVAE(nn.Module):
         z = torch.cat([z[:, :, :1], groups], 2)
         return z + 0.5 * F.pad(z, (0, 0, 0, 0, 1, 0))[:, :, :-1]
 
+    def encode_next(self, pixels: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The latents of the next images; `past` are all images before them."""
+        before = 0 if past is None else 1 + (past.shape[2] - 1) // 4
+        seen = pixels if past is None else torch.cat([past, pixels], 2)
+        return self.encode(seen)[:, :, before:], seen
+
     def decode(self, z: Tensor) -> Tensor:
         """[B, 48, t, h, w] to gray of the right shape."""
         b, _, t, h, w = z.shape
@@ -42,3 +48,14 @@ def patterns(count: int, view: int, height: int = 40, width: int = 72) -> Tensor
         *(torch.arange(n) for n in (count, 3, height, width)), indexing="ij"
     )
     return ((37 * t + 50 * c + 91 * view + 5 * x * (y // 7 + 1) + 11 * y) % 256).to(torch.uint8)
+
+
+@torch.no_grad()
+def set_patterned_weights(network: nn.Module) -> None:
+    """Weights that follow from their names and shapes alone, the same in any network with these."""
+    for name, weight in network.state_dict().items():
+        start = sum(map(ord, name)) % 97
+        wave = torch.sin(start + 0.7 * torch.arange(weight.numel(), dtype=torch.float64) ** 1.1)
+        fan = max(1, weight[0].numel()) if weight.ndim > 1 else 4
+        offset = 1.0 if "gamma" in name else 0.0
+        weight.copy_(offset + wave.view(weight.shape) / fan**0.5)

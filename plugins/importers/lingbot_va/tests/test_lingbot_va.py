@@ -17,7 +17,7 @@ import pytest
 import torch
 import wamkit_autoregressive.paradigm as autoregressive
 import wamkit_lingbot_va
-from pixel_vae import PixelVAE, patterns
+from pixel_vae import PixelVAE, patterns, set_patterned_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,7 +28,7 @@ from wamkit_lingbot_va.specs import spec_of
 from wamkit.checkpoints.files import Entry
 from wamkit.checkpoints.safetensors import entries_of
 from wamkit.config.importing import read_verified
-from wamkit.config.spec import parse, read
+from wamkit.config.spec import parse, parse_part, read
 from wamkit.errors import WamkitError
 from wamkit.interfaces import paradigm as interface
 from wamkit.interfaces.types import CLEAN, Frames, ModelInputs, NoisyVectors, Text
@@ -198,6 +198,20 @@ def test_actions_of_a_sample_are_normalized_and_begin_with_zeros(
     found = training_inputs(policy, Batch(seen, actions)).noisy("action").x
     expected = vectors(record["normalization/outputs/actions"][None])
     within(found, expected, "normalization")
+
+
+@torch.no_grad()
+@float64()
+def test_an_episode_is_encoded_piece_by_piece(record: dict[str, Tensor]) -> None:
+    vae = to_float64(parse_part("vae", {"name": "wan2.2", "width": "tiny"}).build())  # type: ignore[attr-defined]
+    set_patterned_weights(vae)
+    images = patterns(13, 0, 32, 32).transpose(0, 1)[None].double() / 127.5 - 1
+    found, past = [], None
+    for piece in images.split((1, 4, 8), 2):
+        z, past = vae.encode_next(piece, past)
+        mean, std = vae._latent_constants(z)
+        found.append(z * std + mean)
+    within(torch.cat(found, 2), record["vae/outputs/latents"], "vae")
 
 
 @torch.no_grad()

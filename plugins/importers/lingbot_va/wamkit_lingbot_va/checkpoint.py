@@ -93,7 +93,7 @@ def read(importer: LingBotVA, source: Source) -> Imported:
 
 OPEN = (
     "bfloat16: the comparison is in float64",
-    "VAE and text encoder: compared by themselves, not in this system",
+    "prompts: the text encoder is compared by itself, not in this system",
     "a training step draws its block size from 1 to 4 frames and its window from 4 to 64 half "
     "blocks there; here both are fixed",
 )

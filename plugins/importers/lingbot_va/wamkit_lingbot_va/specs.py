@@ -48,6 +48,7 @@ def spec_of(robot: Robot) -> dict[str, Any]:
         "cameras": _cameras(robot),
         "video": {
             "num_frames": 1 + 4 * robot.frames,
+            "episode_latents": "stream",
             "frame_stride": robot.actions_per_frame // 4,
         },
         "schedules": {

@@ -32,7 +32,7 @@ from wamkit.testing.tolerance import float64, to_float64
 
 sys.path.insert(0, str(Path(__file__).parents[5] / "tests"))
 
-from pixel_vae import PixelVAE, patterns
+from pixel_vae import PixelVAE, patterns, set_patterned_weights
 
 HEADS, HEAD, TEXT, LAYERS, CHANNELS = 2, 12, 16, 2, 48
 
@@ -141,9 +141,7 @@ class StreamingVAE:
         self.seen: Tensor | None = None
 
     def encode_chunk(self, images: Tensor) -> Tensor:
-        before = 0 if self.seen is None else 1 + (self.seen.shape[2] - 1) // 4
-        self.seen = images if self.seen is None else torch.cat([self.seen, images], 2)
-        z = PixelVAE().encode(self.seen)[:, :, before:]
+        z, self.seen = PixelVAE().encode_next(images, self.seen)
         return torch.cat([z, torch.zeros_like(z)], 1)
 
 
@@ -329,6 +327,29 @@ def normalize(published: Any) -> dict[str, Tensor]:
     return {"inputs/actions": actions, "outputs/actions": found[:7].double()}
 
 
+PIECES = 1, 4, 8
+"""Images that come one after the other."""
+
+
+@torch.no_grad()
+@float64()
+def encode(published: Any) -> dict[str, Tensor]:
+    """Latents of an episode by `WanVAEStreamingWrapper` around diffusers' VAE, in its pieces."""
+    from diffusers import AutoencoderKLWan
+
+    vae = AutoencoderKLWan(
+        base_dim=4, decoder_base_dim=6, z_dim=CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
+        temperal_downsample=[False, True, True], is_residual=True, in_channels=12, out_channels=12,
+        patch_size=2, scale_factor_temporal=4, scale_factor_spatial=16,
+        latents_mean=[0.0] * CHANNELS, latents_std=[1.0] * CHANNELS,
+    ).double()  # fmt: skip
+    set_patterned_weights(vae)
+    stream = published.server.WanVAEStreamingWrapper(vae)
+    images = patterns(sum(PIECES), 0, 32, 32).transpose(0, 1)[None].double() / 127.5 - 1
+    found = [stream.encode_chunk(piece)[:, :CHANNELS] for piece in images.split(PIECES, 2)]
+    return {"outputs/latents": torch.cat(found, 2)}
+
+
 def published_shapes(published: Any) -> str:
     """Names and shapes of the released `transformer/`, of the first block for all, as JSON."""
     with torch.device("meta"):
@@ -357,6 +378,7 @@ def main(out: str) -> None:
     state |= {f"training/inputs/{k}": v for k, v in draws.items()}
     state |= {f"training/outputs/{k}": v for k, v in outputs.items()}
     state |= {f"normalization/{k}": v.contiguous() for k, v in normalize(published).items()}
+    state |= {f"vae/{k}": v for k, v in encode(published).items()}
     for robot in ROBOTS:
         given = rounded(episode_draws(published, robot))
         found = act(published, wide, to_float64(given), robot)
