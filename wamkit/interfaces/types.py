@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..config.visibility import LayerVisibility
 from ..engine.attention import Segment as Segment
 from ..engine.kv_cache import KVCache as KVCache
 from ..engine.levels import CLEAN as CLEAN
@@ -270,6 +271,7 @@ class ModelInputs:
     next_state: NoisyVectors | None = None  # [B, 1, P] the state when the chunk is done
     value: NoisyVectors | None = None  # [B, 1, 1] how well it goes from there, in [-1, 1]
     past: EpisodeHistory | None = None  # what happened since the last chunk of the same episode
+    sees: LayerVisibility | None = None  # of a training sample, where it is not the paradigm's
 
     def with_(self, **changes: Any) -> ModelInputs:
         """A copy with some parts replaced."""

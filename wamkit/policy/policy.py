@@ -246,10 +246,9 @@ class Policy(DeviceModule):
     def model(
         self, inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
     ) -> ModelOutput:
-        """One pass of backbone and head under the paradigm's visibility."""
-        return self.action_head.join(
-            self.runner, self._network, inputs, self.paradigm.sees, cache, keep
-        )
+        """One pass of backbone and head under the paradigm's visibility, or that of the inputs."""
+        sees = self.paradigm.sees if inputs.sees is None else inputs.sees
+        return self.action_head.join(self.runner, self._network, inputs, sees, cache, keep)
 
     @property
     def _network(self) -> Backbone:

@@ -222,7 +222,7 @@ def work(
     with _fused(meter), meter:
         noisy, goal = paradigm.add_noise(inputs, schedules_of(spec), torch.Generator())
         runner.recompute = recompute
-        found = head.join(runner, seen, noisy, paradigm.sees)
+        found = head.join(runner, seen, noisy, noisy.sees or paradigm.sees)
         total = torch.stack(
             [v.float().sum() for p in goal if (v := _velocity(found, p)) is not None]
         ).sum()

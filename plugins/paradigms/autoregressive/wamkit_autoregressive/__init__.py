@@ -61,10 +61,34 @@ class Autoregressive(ParadigmConfig):
     levels_per: Literal["block", "frame"] = "block"
     """What has a noise level of its own in training: a block, or every frame, and the actions that
     lead to it (LingBot-VA)."""
+    training_frames: tuple[int, int] | None = None
+    """Latent frames of a block in training: drawn for each batch, at least and at most so many.
+    Left open, as many as in use. Asks for frames `in_block` with levels of their own (LingBot-VA: 1
+    to 4)."""
+    training_window: tuple[int, int] | None = None
+    """The same of `window`, in its unit, with `training_frames` (LingBot-VA: 4 to 64)."""
     context_noise_prob: float = Field(0.5, ge=0, le=1)
     """Share of training samples in which the clean copies of frames are noised, each block or frame
     at a level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero:
     0."""
+
+    @model_validator(mode="after")
+    def _check_drawn(self) -> Autoregressive:
+        for name, given in (
+            ("training_frames", self.training_frames),
+            ("training_window", self.training_window),
+        ):
+            if given is not None and not 1 <= given[0] <= given[1]:
+                raise ValueError(f"{name} is the least and the most, from 1 on; found {given}")
+        each = self.first_frames == "in_block" and self.levels_per == "frame"
+        if self.training_frames is not None and not each:
+            raise ValueError(
+                "training_frames draws the frames of a block, which must be alike: write "
+                'first_frames = "in_block" and levels_per = "frame"'
+            )
+        if self.training_window is not None and self.training_frames is None:
+            raise ValueError("training_window is drawn with training_frames: write that too")
+        return self
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Autoregressive:
@@ -263,9 +287,10 @@ class Autoregressive(ParadigmConfig):
         )
 
     def build(self) -> Any:
+        from .drawn_blocks import DrawnBlocks
         from .paradigm import AutoregressiveParadigm
 
-        return AutoregressiveParadigm(self)
+        return (AutoregressiveParadigm if self.training_frames is None else DrawnBlocks)(self)
 
 
 @hookimpl
