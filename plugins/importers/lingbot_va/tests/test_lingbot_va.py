@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import wamkit_autoregressive.drawn_blocks as drawn_blocks
 import wamkit_autoregressive.paradigm as autoregressive
 import wamkit_lingbot_va
 from pixel_vae import PixelVAE, patterns, set_patterned_weights
@@ -137,7 +138,9 @@ def training(policies: dict[str, Policy], record: dict[str, Tensor]) -> Iterator
     levels = iter([given["ids_action"], given["ids_video"]])
     clean = (given["ids_clean"].double() - 500 + 0.5) / 500
     uniform = iter([torch.zeros(2, 1), clean.expand(2, -1)])
+    blocks = iter([torch.tensor(0.3), torch.tensor(0.0)])  # of 2 frames, in a window of 4
     with pytest.MonkeyPatch.context() as patch, float64():
+        patch.setattr(drawn_blocks, "draw_uniform", lambda *_: next(blocks))
         patch.setattr(autoregressive, "draw_noise", lambda *_: next(noises))
         patch.setattr(autoregressive, "draw_uniform", lambda *_: next(uniform))
         patch.setattr(torch, "randint", lambda *_, **__: next(levels).expand(2, -1))
@@ -167,7 +170,8 @@ def test_the_training_pass_predicts_the_same_with_the_same_losses(
 def test_visibility_is_the_mask_of_training(
     policies: dict[str, Policy], record: dict[str, Tensor]
 ) -> None:
-    sees = policies["libero"].spec.paradigm.sees
+    paradigm: Any = policies["libero"].paradigm
+    sees = paradigm.visibility(3, 4)
     rows: list[tuple[int, str]] = []  # sample and role of each token, in the order of theirs
     for role, per_frame in (("target", 2), ("seen", 2), ("action", 4), ("did", 4)):
         for sample in range(2):

@@ -94,8 +94,7 @@ def read(importer: LingBotVA, source: Source) -> Imported:
 OPEN = (
     "bfloat16: the comparison is in float64",
     "prompts: the text encoder is compared by itself, not in this system",
-    "a training step draws its block size from 1 to 4 frames and its window from 4 to 64 half "
-    "blocks there; here both are fixed",
+    "training samples are whole episodes there, and of one length here",
 )
 
 

@@ -31,6 +31,8 @@ def spec_of(robot: Robot) -> dict[str, Any]:
             "action": "inverse_dynamics",
             "first_frames": "in_block",
             "levels_per": "frame",
+            "training_frames": [1, 4],
+            "training_window": [4, 64],
             "context_noise_prob": 0.5,
             "on_full_memory": "slide",
         },

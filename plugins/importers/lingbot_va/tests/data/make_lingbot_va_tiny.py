@@ -228,7 +228,7 @@ def in_channels(noise: Tensor, size: tuple[int, ...], config: Any) -> Tensor:
 
 
 PROMPTS, PARTS = ("prompt", "negative"), ("video", "action")
-TRAINING = {"chunk_size": 2, "window_size": 3}
+TRAINING = {"chunk_size": 2, "window_size": 4}
 USED = [0, 1, 2, 28]
 
 
