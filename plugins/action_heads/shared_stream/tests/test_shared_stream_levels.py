@@ -11,6 +11,7 @@ from wamkit_shared_stream import SharedStream
 from wamkit_shared_stream.head import SharedStreamHead
 
 from wamkit import check
+from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
 from wamkit.config.spec import PolicySpec, parse_part
 from wamkit.engine.passes import PassRunner
@@ -62,6 +63,16 @@ def test_levels_of_its_own_condition_actions_and_not_frames() -> None:
         for weight in head.level_embedder.parameters():  # type: ignore[union-attr]
             weight.add_(0.1)
     other_values(velocity(spec, backbone, head, inputs), before)
+
+
+def test_levels_are_computed_in_float32_as_those_of_the_backbone() -> None:
+    _, backbone, head = parts()
+    kept = [
+        {name for name, p in cast(m, torch.bfloat16).named_parameters() if p.dtype == torch.float32}
+        for m in (backbone, head)
+    ]
+    theirs = {name for name in kept[0] if "time_embedder" in name}
+    assert theirs and kept[1] == {f"level_embedder.{name}" for name in theirs}
 
 
 def test_channels_that_a_robot_does_not_use_do_not_matter() -> None:

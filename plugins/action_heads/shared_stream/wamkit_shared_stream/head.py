@@ -51,6 +51,8 @@ class SharedStreamHead(ExpertHead):
         self.level_embedder: nn.Module | None = None
         if config.levels == "own":
             self.level_embedder = sizes.backbone.level_embedder()
+            exact = getattr(self.level_embedder, "keep_float32", ())
+            self.keep_float32 = (*SharedStreamHead.keep_float32, *exact)
         if sizes.state and config.state == "token":
             self.state_embedder = (
                 Perceptron(sizes.state, width, width, robots)

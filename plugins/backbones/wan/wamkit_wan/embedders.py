@@ -70,6 +70,8 @@ class ConditionEmbedder(TimeEmbedder):
 class LevelEmbedder(nn.Module):
     """A second embedder of noise levels, for tokens that pass the backbone's blocks."""
 
+    keep_float32 = KEEP_FLOAT32
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.condition_embedder = TimeEmbedder(width)
