@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.config.robot import ActionConfig, StateConfig
+from wamkit.config.robot import ActionConfig, Scaling, StateConfig
 from wamkit.config.spec import parse, read
 from wamkit.data import Feature, LeRobotFolder, Samples, Writer, collate, scaling_notes
 from wamkit.errors import WamkitError
 from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
-from wamkit.policy.normalization import changes
+from wamkit.policy.normalization import Normalizer, changes
+from wamkit.policy.policy import Policy
 from wamkit.testing.parity import same_values
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
@@ -70,6 +71,28 @@ def test_a_small_range_far_from_zero_keeps_its_digits_in_float64(rule: str) -> N
     same_values((encoded - low) / (high - low), expected, 1e-5)
 
 
+SMALL_UNITS = {
+    "a range of 1.5e-4": (0.2, 0.20015),
+    "tenths of a millimeter in meters": (0.4, 0.4001),
+    "micrometers in meters": (-1e-6, 2e-6),
+    "hundredths of a degree in radians": (1.5707, 1.5708745),
+    "arc seconds in radians": (0.0, 4.848e-6),
+    "nanometers in meters": (1e-9, 3e-9),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("unit", list(SMALL_UNITS))
+def test_a_range_in_a_small_unit_is_no_constant(unit: str, rule: str) -> None:
+    low, high = SMALL_UNITS[unit]
+    values = np.linspace(low, high, 401)
+    known = Statistics.of(torch.tensor(values)[:, None])
+    assert not known.constant(0)
+    encoded = _space(values, rule).encode(torch.tensor([[[low], [high]]]), None)[0, :, 0]
+    expected = {"min_max": 1.0, "quantile": 1 / 0.98, "mean_std": 3**0.5}[rule]
+    assert encoded.tolist() == pytest.approx([-expected, expected], rel=0.01)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.0, -1e-8, 1e9])
 def test_a_constant_is_moved_to_zero_and_not_scaled(rule: str, value: float) -> None:
@@ -101,6 +124,55 @@ def test_a_state_of_the_data_is_never_cut_and_another_is_bounded() -> None:
     assert float(space.encode(torch.tensor([[1.0]]))) == pytest.approx(7.0, abs=1e-3)
     assert float(space.encode(torch.tensor([[9.0]]))) == pytest.approx(7.0, abs=1e-3)
     assert float(space.encode(torch.tensor([[-9.0]]))) == -5.0
+
+
+def _scaled(values: Any, rule: Any, scaling: dict[str, Any], x: Any) -> tuple[Any, Any]:
+    """What `x` is encoded to, and what 1 is decoded to, under settings of another system."""
+    known = Statistics.of(torch.tensor(values, dtype=torch.float64)[:, None])
+    made = Normalizer([rule], known, scaling=Scaling(**scaling))
+    encoded = made.encode(torch.tensor(x, dtype=torch.float64)[:, None])[:, 0]
+    return encoded.tolist(), float(made.decode(torch.ones(1, 1)))
+
+
+FAST_WAM = {"constant_range": 1e-4, "constants": "min", "std_epsilon": 1e-8}
+
+
+def test_thresholds_of_another_system_are_kept_to() -> None:
+    small = [0.1, 0.10002, 0.10005]
+    # Fast-WAM: below 1e-4 the smallest value is moved to 0, and nothing is scaled.
+    encoded, one = _scaled(small, "min_max", FAST_WAM, small)
+    assert encoded == pytest.approx([0, 2e-5, 5e-5], abs=1e-9) and one == pytest.approx(1.1)
+    encoded, one = _scaled([0.1, 0.10015], "min_max", FAST_WAM, [0.1, 0.10015])
+    assert encoded == pytest.approx([-1, 1]) and one == pytest.approx(0.10015)
+    encoded, one = _scaled([2.0, 2.0], "mean_std", FAST_WAM, [2.0])
+    assert encoded == [0] and one == pytest.approx(2.0, abs=1e-7)
+    # The quantiles themselves, where the rule of relative constants falls back to the range.
+    rare = [0.0] * 999 + [1.0]
+    assert _scaled(rare, "quantile", FAST_WAM, [0.0, 1.0])[0] == [0, 1]
+    assert _scaled(rare, "quantile", {}, [0.0, 1.0])[0] == [-1, 1]
+
+
+def test_a_constant_that_is_held_decodes_to_its_value() -> None:
+    encoded, one = _scaled([0.3, 0.3], "min_max", {"constants": "hold"}, [0.3])
+    assert encoded == pytest.approx([-1]) and one == pytest.approx(0.3, abs=1e-7)
+    encoded, one = _scaled([0.3, 0.5], "min_max", {"constants": "hold"}, [0.3, 0.5])
+    assert encoded == pytest.approx([-1, 1]) and one == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("rule", ["min_max", "quantile"])
+def test_an_epsilon_is_added_to_ranges(rule: str) -> None:
+    values = [0.1] * 50 + [0.1 + 1e-6] * 50
+    encoded, one = _scaled(values, rule, {"range_epsilon": 1e-6}, [0.1, 0.1 + 1e-6])
+    assert encoded == pytest.approx([-1, 0], abs=1e-6) and one == pytest.approx(0.1 + 2e-6)
+    encoded, one = _scaled([0.1, 0.1], rule, {"range_epsilon": 1e-6}, [0.1])
+    assert encoded == pytest.approx([-1], abs=1e-6) and one == pytest.approx(0.1, abs=2e-6)
+
+
+def test_settings_of_scaling_are_saved_with_a_policy(tmp_path: Path) -> None:
+    settings = ["actions.scaling.constant_range=1e-4", 'actions.scaling.constants="min"']
+    policy = Policy.from_spec(parse(read(TOY, settings)))
+    again = Policy.load(policy.save(tmp_path / "policy"))
+    assert again.spec.actions.scaling == Scaling(constant_range=1e-4, constants="min")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,28 @@ class ActionGroup(Section):
     1st and 99th percentile, or not at all."""
 
 
+class Scaling(Section):
+    """What is done about dimensions that hardly vary, as the system that weights come from does.
+
+    The defaults are the rule of relative constants (`wamkit.policy.normalization`).
+    """
+
+    constant_range: float = Field(0.0, ge=0)
+    """Of min_max and quantile: a range below this, in physical units, counts as constant (Fast-WAM
+    and ImageWAM: 1e-4). 0: what varies by no more than rounding is constant, however small its
+    unit."""
+    constants: Literal["center", "min", "hold"] = "center"
+    """What becomes of a constant. It is not scaled, and its center (`center`) or its smallest value
+    (`min`; Fast-WAM) is moved to 0; or it decodes to its smallest value, whatever the network says
+    (`hold`; LeRobot, Cosmos Policy)."""
+    range_epsilon: float = Field(0.0, ge=0)
+    """Added to the range of min_max and quantile before it divides (LingBot-VA: 1e-6). With it no
+    range is constant."""
+    std_epsilon: float = Field(0.0, ge=0)
+    """Added to the deviation of mean_std (Fast-WAM, LeRobot: 1e-8; GE-Act: 1e-6). With it no
+    dimension of mean_std is constant."""
+
+
 class ActionConfig(Section):
     """The action chunk a policy predicts."""
 
@@ -47,6 +69,8 @@ class ActionConfig(Section):
     clip: float | None = Field(None, gt=0)
     """Normalized actions are cut to plus and minus this, those that are learned from too; "none"
     cuts nothing. Clipped values are reported by `wamkit data check`, `data stats` and `train`."""
+    scaling: Scaling = Scaling()
+    """Treatment of dimensions that hardly vary."""
 
     clip_executed: bool = True
     """Whether `clip` also cuts the actions that a robot made, on their way into the memory of an
@@ -74,6 +98,8 @@ class StateConfig(Section):
     clip: float | None = Field(None, gt=0)
     """Normalized states are cut to plus and minus this. If left open, only values beyond those in
     the data are cut, to 5, or as far from 0 as the data go."""
+    scaling: Scaling = Scaling()
+    """Treatment of dimensions that hardly vary."""
 
 
 class View(Section):

@@ -37,7 +37,7 @@ class ActionSpace:
                 "compute them on this robot's data",
             )
         rules: list[Normalization] = [g.normalization for g in config.groups for _ in range(g.size)]
-        self.normalizer = Normalizer(rules, statistics, config.clip)
+        self.normalizer = Normalizer(rules, statistics, config.clip, scaling=config.scaling)
         pairs = []  # of an action's number and the state's number that it is relative to
         start = 0
         for g in config.groups:
@@ -106,7 +106,10 @@ class StateSpace:
             )
         rules = [config.normalization] * config.size
         limit = self.LIMIT if config.clip is None else config.clip
-        self.normalizer = Normalizer(rules, statistics, limit, keeps_data=config.clip is None)
+        keeps_data = config.clip is None
+        self.normalizer = Normalizer(
+            rules, statistics, limit, keeps_data=keeps_data, scaling=config.scaling
+        )
 
     def encode(self, state: Tensor) -> Tensor:
         """Physical [B, P] to normalized. Raises WamkitError if P is another size."""

@@ -1,7 +1,14 @@
 """Statistics of actions and states, and the normalization of each dimension.
 
-Every number that changes in the data is scaled, however small its unit. A number counts as constant
-only if its smallest and its largest value are the same up to rounding.
+Relative constants: whether a dimension is constant is decided relative to its own values, never by
+a threshold in physical units. It is constant if its smallest and its largest value are equal up to
+rounding (`changes`): up to 4 units in the last place of float64, or adjacent float32 values.
+Everything else is scaled to the full normalized range, micrometers like meters and kilometers. A
+constant is not scaled; its value is moved to 0, and back when it is decoded.
+
+Released systems use thresholds and epsilons of their own instead: a range below 1e-4 is constant
+for Fast-WAM, whatever its unit. A policy with their weights sets them in `actions.scaling` and
+`state.scaling` (`wamkit.config.robot.Scaling`), which are saved with it.
 """
 
 from __future__ import annotations
@@ -15,12 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.robot import Normalization
+from ..config.robot import Normalization, Scaling
 from ..errors import WamkitError
 
 MOST = 100_000
 """Largest size of an action or a state."""
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
+HELD = 1e-8
+"""Range of a constant that is held: what the network says changes it by no more."""
+RELATIVE = Scaling()
+"""The rule of relative constants."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +89,45 @@ class Statistics:
                 )
 
     def constant(self, i: int) -> bool:
-        """True if dimension `i` is constant in the data, up to rounding."""
+        """True if dimension `i` is constant in the data, by the rule of relative constants."""
         return not changes(self.min[i], self.max[i])
 
-    def scale(self, i: int, rule: Normalization) -> tuple[float, float]:
-        """Center and half width of dimension `i` under a rule.
+    def scale(
+        self, i: int, rule: Normalization, scaling: Scaling = RELATIVE
+    ) -> tuple[float, float]:
+        """Center and half width of dimension `i` under a rule, constants treated by `scaling`.
 
-        A constant is only moved to 0. Where the quantiles are equal and other values are rare, as
-        of a button, the whole range takes their place.
+        By default a constant is only moved to 0. Where the quantiles are equal and other values are
+        rare, as of a button, the whole range takes their place; not if `scaling` states a threshold
+        or an epsilon for ranges, because then the range is the stated one.
         """
         low, high = self.min[i], self.max[i]
         if rule == "none":
             return 0.0, 1.0
+        if rule == "mean_std" and scaling.std_epsilon > 0:
+            return self.mean[i], self.std[i] + scaling.std_epsilon
+        stated = max(scaling.constant_range, scaling.range_epsilon) > 0 and rule != "mean_std"
+        if stated:
+            if rule == "quantile":
+                low, high = self.q01[i], self.q99[i]
+            if high - low < scaling.constant_range:
+                return _constant(low, high, scaling)
+            half = (high - low + scaling.range_epsilon) / 2
+            return low + half, half
         if self.constant(i):
-            return low / 2 + high / 2, 1.0
+            return _constant(low, high, scaling)
         if rule == "mean_std" and self.std[i] > 0:
             return self.mean[i], self.std[i]
         if rule == "quantile" and changes(self.q01[i], self.q99[i]):
             low, high = self.q01[i], self.q99[i]
         return low / 2 + high / 2, high / 2 - low / 2
+
+
+def _constant(low: float, high: float, scaling: Scaling) -> tuple[float, float]:
+    """Center and half width of a constant dimension."""
+    if scaling.constants == "hold":
+        return low + HELD / 2, HELD / 2
+    return (low if scaling.constants == "min" else low / 2 + high / 2), 1.0
 
 
 def _values(row: Any, name: str) -> tuple[float, ...]:
@@ -158,8 +189,8 @@ class Normalizer:
     """value -> (value - center) / half, each dimension by the rule of its group.
 
     min_max and quantile map their range to [-1, 1], mean_std to unit variance. A dimension that
-    never changes in the data is only shifted. It is computed in float64, so that a small range far
-    from 0 keeps its digits.
+    is constant in the data (`Statistics.constant`) is only shifted. It is computed in float64, so
+    that a small range far from 0 keeps its digits.
     """
 
     def __init__(
@@ -169,12 +200,16 @@ class Normalizer:
         clip: float | None = None,
         *,
         keeps_data: bool = False,
+        scaling: Scaling = RELATIVE,
     ) -> None:
-        """`clip` bounds normalized values; with `keeps_data` only those beyond the data."""
+        """`clip` bounds normalized values; with `keeps_data` only those beyond the data.
+
+        `scaling` says what is done about dimensions that hardly vary.
+        """
         self.rules, self.statistics, self.clip = tuple(rules), statistics, clip
         pairs = [(0.0, 1.0)] * len(rules)
         if statistics is not None:
-            pairs = [statistics.scale(i, rule) for i, rule in enumerate(rules)]
+            pairs = [statistics.scale(i, rule, scaling) for i, rule in enumerate(rules)]
         exact: dict[str, Any] = {"dtype": torch.float64}
         self.center = torch.tensor([center for center, _ in pairs], **exact)
         self.half = torch.tensor([half for _, half in pairs], **exact)
