@@ -342,6 +342,14 @@ class ParadigmConfig(Part):
         return None
 
     @property
+    def targets_see_downscaled(self) -> bool:
+        """Whether target frames of a smaller grid see the observation as small as themselves.
+
+        Then it is in the pass a second time, as role "seen".
+        """
+        return False
+
+    @property
     def variants(self) -> Mapping[str, Mapping[str, Any]]:
         """Variants of a call of `act`: name -> options that force it. A single one is named ''."""
         return {"": {}}

@@ -301,6 +301,9 @@ class VideoConfig(Section):
     target_downscale: int = Field(1, ge=1)
     """Factor by which imagined images are smaller than observed ones, in height and in width, and
     their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
+    target_pooling: Literal["images", "latents"] = "images"
+    """What is averaged to make imagined frames smaller: their images, or, as Light-WAM has it
+    (arXiv 2606.08242), the latents of the whole clip."""
     target_times: Literal["continue", "restart"] = "continue"
     """Where coarser frames stand in time: after the observed ones, or at 0 again, as Efficient-WAM
     has it."""

@@ -84,10 +84,10 @@ def precompute(
     columns = columns or Columns()
     expect_device(device)
     expect(recording, spec, columns)
-    if spec.video.target_downscale > 1:
+    if spec.video.target_downscale > 1 and spec.video.target_pooling == "images":
         raise WamkitError(
             "latents of two sizes are not stored, and video.target_downscale asks for them",
-            "train from images, or set video.target_downscale=1",
+            'train from images, or set video.target_downscale=1 or video.target_pooling="latents"',
         )
     wanted = sample_index(recording, stride, episodes)
     if spec.backbone.traits.cond_channels:

@@ -41,7 +41,8 @@ def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> di
             mode="json", exclude={"weights", "lora", "lora_scale", "adapter"}
         ),
         "cameras": spec.cameras.model_dump(mode="json", exclude_none=True),
-        "video": spec.video.model_dump(mode="json") | {"num_images": spec.num_images},
+        "video": spec.video.model_dump(mode="json", exclude={"target_pooling"})
+        | {"num_images": spec.num_images},
         "views": {view.name: columns.view(view.name) for view in spec.cameras.views},
         "data": recording.fingerprint(),
     }

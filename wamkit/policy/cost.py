@@ -234,7 +234,8 @@ def zero_inputs(
 
     observed += spec.leading_frames
     z = zeros(spec.vae.channels, observed, *spec.latent_size)
-    future = zeros(spec.vae.channels, imagined, *spec.target_size)
+    again = observed if imagined and spec.paradigm.targets_see_downscaled else 0
+    future = zeros(spec.vae.channels, again + imagined, *spec.target_size)
     cond = None
     if traits.cond_channels:
         cond = zeros(traits.cond_channels, observed + imagined, *spec.latent_size)

@@ -35,7 +35,8 @@ def modality_loss(
         apart = noisy.future is not None
         found = velocity.future if apart else velocity.video
         assert found is not None
-        offset = spec.latent_frames[0] if apart else -spec.leading_frames
+        whole = not apart or spec.paradigm.targets_see_downscaled  # the clip has observed frames
+        offset = -spec.leading_frames if whole else spec.latent_frames[0]
         valid = frame_mask(spec, batch, target, offset)
         return video_loss(found, target, valid)
     vectors = noisy.noisy(part)

@@ -43,6 +43,8 @@ def inference_inputs(
     batch, channels = z.shape[:2]
     frames = spec.latent_frames[1] if with_future else 0
     future = z.new_zeros(batch, channels, frames, *spec.target_size)
+    if frames and spec.paradigm.targets_see_downscaled:
+        future = torch.cat([target_latents(policy, canvas, z), future], 2)
     shapes = {"action": (batch, spec.actions.chunk_size, spec.actions.size)}
     if len(spec.predicts) > 1:
         sizes = spec.sizes
@@ -87,18 +89,34 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
             )
         z = to_device(batch.latents, policy.device).float()
         z = with_leading(spec, policy.vae, z)
-        clip = z[:, :, :observed], z[:, :, observed:], None
+        clip = z[:, :, :observed], _future(policy, None, z), None
         return _inputs(policy, batch.observation, *clip, vectors, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
     z = encode_images(policy, canvas)
-    future = z[:, :, observed:]
-    if spec.video.target_downscale > 1:
-        future = encode_images(policy, downscale(canvas, spec.video.target_downscale))[
-            :, :, observed:
-        ]
+    future = _future(policy, canvas, z)
     cond = cond_latents(policy, canvas, spec.num_images)
     seen = z[:, :, :observed]
     return _inputs(policy, batch.observation, seen, future, cond, vectors, state, 0.0, canvas)
+
+
+def _future(policy: Policy, canvas: Tensor | None, z: Tensor) -> Tensor:
+    """The latents of the future [B, C, T', h', w'], after the observed ones if targets see these.
+
+    `z` are the latents of the whole clip.
+    """
+    if policy.spec.video.target_downscale > 1:
+        z = target_latents(policy, canvas, z)
+    start = 0 if policy.spec.paradigm.targets_see_downscaled else policy.spec.latent_frames[0]
+    return z[:, :, start:]
+
+
+def target_latents(policy: Policy, canvas: Tensor | None, z: Tensor) -> Tensor:
+    """The latents [B, C, T, h', w'] of a clip on the grid of target frames; `z` are its own."""
+    times = policy.spec.video.target_downscale
+    if policy.spec.video.target_pooling == "latents":
+        return F.avg_pool3d(z, (1, times, times))
+    assert canvas is not None  # stored latents of pooled images are refused by `data.encoding`
+    return encode_images(policy, downscale(canvas, times))
 
 
 def _learned_value(policy: Policy, part: str, batch: Batch) -> Tensor:
@@ -138,8 +156,12 @@ def _inputs(
 def build_clips(
     spec: PolicySpec, z: Tensor, future: Tensor, cond: Tensor | None, level: float
 ) -> tuple[Frames, Frames | None]:
-    """Observed and imagined latents as one clip, or as two where targets have their own grid."""
-    observed, imagined = z.shape[2], future.shape[2]
+    """Observed and imagined latents as one clip, or as two where targets have their own grid.
+
+    Where targets see the observed frames at their own size, `future` begins with these.
+    """
+    again = z.shape[2] if spec.paradigm.targets_see_downscaled and future.shape[2] else 0
+    observed, imagined = z.shape[2], future.shape[2] - again
     times, views = places_of_frames(spec, observed, imagined)
     levels = (CLEAN,) * observed + (level_of(level),) * imagined
     roles = ("context",) * observed, ("target",) * imagined
@@ -149,13 +171,13 @@ def build_clips(
     if spec.video.target_downscale == 1:
         both = torch.cat([z, future], 2)
         return Frames(both, roles[0] + roles[1], times, levels, cond, views), None
+    first = Frames(z, roles[0], times[:observed], levels[:observed], cond, views[:observed])
+    if again:
+        return first, Frames(future, ("seen",) * observed + roles[1], times, levels, views=views)
     theirs = times[observed:]
     if spec.video.target_times == "restart":
         theirs = tuple(time - theirs[0] for time in theirs)
-    return (
-        Frames(z, roles[0], times[:observed], levels[:observed], cond, views[:observed]),
-        Frames(future, roles[1], theirs, levels[observed:], views=views[observed:]),
-    )
+    return first, Frames(future, roles[1], theirs, levels[observed:], views=views[observed:])
 
 
 def build_inputs(
@@ -213,10 +235,14 @@ def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:
     """
     spec = policy.spec
     canvas = canvas_of(policy, clip)
-    if spec.video.target_downscale > 1:
-        canvas = downscale(canvas, spec.video.target_downscale)
+    by_images = spec.video.target_downscale > 1 and spec.video.target_pooling == "images"
+    z = encode_images(
+        policy, downscale(canvas, spec.video.target_downscale) if by_images else canvas
+    )
+    if spec.video.target_downscale > 1 and not by_images:
+        z = target_latents(policy, canvas, z)
     count = images // spec.time_stride * spec.cameras.apart
-    return encode_images(policy, canvas)[:, :, -count:]
+    return z[:, :, -count:]
 
 
 def next_latents(policy: Policy, images: Observation, past: Any) -> tuple[Tensor, Any]:
@@ -247,8 +273,9 @@ def decode_video(policy: Policy, clip: Frames, observation: Observation) -> Tens
     spec = policy.spec
     canvas, z = canvas_of(policy, observation), clip.z
     if spec.video.target_downscale > 1:
+        if not spec.paradigm.targets_see_downscaled:
+            z = torch.cat([target_latents(policy, canvas, encode_images(policy, canvas)), z], 2)
         canvas = downscale(canvas, spec.video.target_downscale)
-        z = torch.cat([encode_images(policy, canvas), z], 2)
     z = z[:, :, spec.leading_frames :]
     raw = decode_latents(spec, policy.vae, z, canvas)
     finite = z.isfinite().flatten(1).all(1).repeat_interleave(spec.cameras.apart)

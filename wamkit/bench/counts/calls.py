@@ -95,9 +95,9 @@ def calls_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Cal
     observed += spec.leading_frames
     numbers = {part: torch.zeros(1, 1, spec.sizes.token_dim(part)) for part in spec.predicts}
     numbers["action"] = torch.zeros(1, 2, spec.actions.size)
-    clips = build_clips(
-        spec, torch.zeros(1, 1, observed, 1, 1), torch.zeros(1, 1, imagined, 1, 1), None, 1.0
-    )
+    again = observed if imagined and spec.paradigm.targets_see_downscaled else 0
+    z, future = (torch.zeros(1, 1, count, 1, 1) for count in (observed, again + imagined))
+    clips = build_clips(spec, z, future, None, 1.0)
     inputs = build_inputs(
         Text(torch.zeros(1, 1, 1), follows=traits.text_follows),
         clips,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from wamkit_single_pass import SinglePass
 
 from wamkit import check
@@ -15,7 +18,7 @@ from wamkit.engine.noise_schedule import draw_noise
 from wamkit.interfaces.types import NoisyVectors
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, observation, spec_with
+from wamkit.testing.fixtures import batch_of, observation, spec_with, with_overrides
 from wamkit.testing.parity import float64, other_values, same_values
 
 
@@ -149,3 +152,61 @@ def test_co_training_changes_nothing_about_acting() -> None:
     two.load_state_dict(one.state_dict())
     seen = observation(one.spec)
     assert torch.equal(one.act(seen, seed=0).values, two.act(seen, seed=0).values)
+
+
+def downscaled(*overrides: str) -> PolicySpec:
+    spec = spec_for()
+    height, width = spec.cameras.canvas
+    size = f"cameras.views.0.size=[{height * 2}, {width * 4}]"
+    ours = ("video.target_downscale=2", 'paradigm.target_context="downscaled"')
+    return with_overrides(spec, size, *ours, *overrides)
+
+
+def test_targets_may_see_the_observation_as_small_as_themselves() -> None:
+    sees = SinglePass(target_context="downscaled").sees
+    assert set(sees["seen"]) == {"text", "seen"}
+    assert "context" not in sees["target"] and "seen" not in sees["action"]
+    assert "seen" not in SinglePass(target_context="downscaled", co_training=False).sees
+    found = check(downscaled("video.target_downscale=1"))
+    assert [c.hint for c in found] == [
+        "set video.target_downscale = 2, or leave paradigm.target_context out"
+    ]
+
+
+@pytest.mark.parametrize("pooling", ["images", "latents"])
+@torch.no_grad()
+@float64()
+def test_the_future_is_learned_without_the_full_size_frames(pooling: str) -> None:
+    policy = Policy.from_spec(downscaled(f'video.target_pooling="{pooling}"'))
+    assert check(policy.spec) == []
+    inputs = training_inputs(policy, batch_of(policy.spec))
+    noisy, _ = policy.paradigm.add_noise(inputs, policy.schedules, torch.Generator().manual_seed(1))
+    assert noisy.video is not None and noisy.future is not None
+    assert noisy.video.roles == ("context",)
+    assert noisy.future.roles[0] == "seen" and set(noisy.future.roles[1:]) == {"target"}
+    assert noisy.future.times == tuple(range(len(noisy.future.roles)))
+    if pooling == "latents":
+        expected = F.avg_pool3d(noisy.video.z, (1, 2, 2))
+        same_values(noisy.future.z[:, :, :1], expected)
+    full = policy.model(noisy)
+    other = noisy.video.z + torch.randn_like(noisy.video.z)
+    moved = policy.model(noisy.with_(video=replace(noisy.video, z=other)))
+    assert full.future is not None and moved.future is not None
+    assert full.action is not None and moved.action is not None
+    same_values(moved.future, full.future)
+    other_values(moved.action, full.action)
+
+
+def test_with_a_small_copy_of_the_observation_it_acts_imagines_and_learns() -> None:
+    policy = Policy.from_spec(downscaled('video.target_pooling="latents"'))
+    seen = observation(policy.spec)
+    assert policy.act(seen, seed=0).values.isfinite().all()
+    images = policy.imagine(seen, seed=0).canvas
+    assert images.shape[2] == policy.spec.video.num_frames and images.isfinite().all()
+    batch = batch_of(policy.spec)
+    losses = policy.loss(batch, seed=0)
+    assert losses.parts["video"] > 0 and losses.total.isfinite()
+    valid = torch.ones(2, policy.spec.video.num_frames, dtype=torch.bool)
+    valid[:, 1:] = False
+    padded = policy.loss(replace(batch, frame_valid=valid), seed=0)
+    assert padded.parts["video"] == 0
