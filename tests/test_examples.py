@@ -166,7 +166,7 @@ MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("text", "context", "target", "action"),
         ("1100", "1100", "1110", "1101"),
     ),
-    "light_wam": (("context", "target"), ("10", "11")),
+    "light_wam": (("context", "seen", "target"), ("100", "010", "011")),
 }
 
 

@@ -6,11 +6,31 @@ file name, so only the names inside tell the layouts apart. Either may stand beh
 `model.diffusion_model.` of single-file distributions, or `mixtures.video.` of Fast-WAM's.
 """
 
+from wamkit.checkpoints.lora import LoraNames
 from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
-# A checkpoint of Fast-WAM holds the video transformer and an action expert.
-_EXPERT = (r"^(mot\.)?mixtures\.action\.", r"^proprio_encoder\.", r"^optimizer\.")
+# A checkpoint of Fast-WAM holds the video transformer and an action expert, one of Light-WAM
+# residual adapters and an action head that reads the layers.
+_EXPERT = (
+    r"^(mot\.)?mixtures\.action\.",
+    r"^(mot\.)?mixtures\.video\.wam_adapters\.",
+    r"^(state_fusion_action_expert|proprio_encoder|optimizer)\.",
+)
+# LoRA of Light-WAM, next to the layers it belongs to.
+_LORA = (
+    LoraNames(
+        r"(.+)\.lora_([qkvo])\.down_proj\.weight", r"\1.lora_\2.up_proj.weight", r"\1.\2.weight"
+    ),
+    *(
+        LoraNames(
+            rf"(.+)\.ffn_lora_{side}\.down_proj\.weight",
+            rf"\1.ffn_lora_{side}.up_proj.weight",
+            rf"\1.ffn.{index}.weight",
+        )
+        for side, index in (("in", 0), ("out", 2))
+    ),
+)
 
 LAYOUTS = (
     CheckpointLayout(
@@ -48,5 +68,6 @@ LAYOUTS = (
             (r"^head\.head\.", "proj_out."),
         ),
         drop=_EXPERT,
+        lora=_LORA,
     ),
 )
