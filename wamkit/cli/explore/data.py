@@ -289,6 +289,8 @@ def _paradigms(
     found = []
     for paradigm in offered["paradigm"]:
         entry: dict[str, Any] = {"rules": [], "plans": [], "backbones": of}
+        own: Any = paradigm.part
+        entry["chunks"] = own.chunks_per_sample
         for part in groups.values():
             rules, ways = [], []
             kinds: dict[Any, tuple[Any, int]] = {}

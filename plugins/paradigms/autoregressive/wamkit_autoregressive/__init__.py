@@ -228,7 +228,7 @@ class Autoregressive(ParadigmConfig):
                 between=("paradigm", "video.num_frames"),
                 why=f"{self.name} goes from block to block of imagined frames, and of "
                 f"{video.num_frames} images none is left to imagine",
-                hint=f"set video.num_frames = {video.num_observed + spec.vae.stride[0]}",
+                hint=f"set video.num_frames = {video.num_observed + spec.time_stride}",
             )
 
     def _first_block_conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:

@@ -98,7 +98,7 @@ class Idm(ParadigmConfig):
                 between=("paradigm", "video.num_frames"),
                 why="idm reads the action off an imagined video, and of "
                 f"{spec.video.num_frames} images none is left to imagine",
-                hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}"
+                hint=f"set video.num_frames = {spec.video.num_observed + spec.time_stride}"
                 if spec.backbone.traits.imagines
                 else "choose a paradigm whose action needs no future, such as single_pass: "
                 'set paradigm.name = "single_pass"',

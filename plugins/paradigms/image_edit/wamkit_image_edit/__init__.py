@@ -57,7 +57,7 @@ class ImageEdit(ParadigmConfig):
                 between=("paradigm", "video.num_frames"),
                 why=f"image_edit imagines one latent frame, the endpoint; {spec.video.num_frames} "
                 f"images make {moments}",
-                hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}, and "
+                hint=f"set video.num_frames = {spec.video.num_observed + spec.time_stride}, and "
                 "video.frame_stride to when that image is",
             )
         if not spec.latent_frames[1] and self.training_level == "target":

@@ -96,7 +96,7 @@ class Joint(ParadigmConfig):
                 between=("paradigm", "video.num_frames"),
                 why=f"joint denoises the video with the action, and of {spec.video.num_frames} "
                 "images none is left to imagine",
-                hint=f"set video.num_frames = {spec.video.num_observed + spec.vae.stride[0]}"
+                hint=f"set video.num_frames = {spec.video.num_observed + spec.time_stride}"
                 if spec.backbone.traits.imagines
                 else "choose a paradigm whose action needs no future, such as single_pass: "
                 'set paradigm.name = "single_pass"',

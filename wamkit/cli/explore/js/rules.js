@@ -61,6 +61,7 @@ Explore.conflicts = (choice) => {
     ...Explore.canvasConflicts(choice, sizes),
     ...Explore.clipConflicts(choice, sizes),
     ...Explore.viewConflicts(choice, sizes),
+    ...Explore.sharedClipConflicts(choice, sizes),
     ...Explore.stateConflicts(choice, sizes),
     ...Explore.partConflicts(choice, sizes),
   ];
@@ -77,6 +78,14 @@ Explore.cameraConflicts = ({ cameras }) => {
         hint: "give each camera a name of its own",
       });
     }
+  }
+  if (cameras.clip === "shared" && cameras.layout !== "frame_per_view") {
+    found.push({
+      between: ["cameras.clip", "cameras.layout"],
+      why: `views share a clip where each is a frame by itself, and ${cameras.layout} lays them `
+        + "on one canvas",
+      hint: 'set cameras.layout = "frame_per_view", or cameras.clip = "per_view"',
+    });
   }
   const sized = new Set(cameras.views.map((view) => view.size.join("x")));
   if (Explore.isApart(cameras)) {
@@ -330,6 +339,31 @@ Explore.clipConflicts = (choice, sizes) => {
       hint: "set video.target_downscale = 1, or choose a variant that takes the first frame as a "
         + "clean latent",
     });
+  }
+  return found;
+};
+
+/** What has no place where all views are one clip of the VAE. */
+Explore.sharedClipConflicts = (choice, sizes) => {
+  if (sizes.cameras.clip !== "shared") return [];
+  const backbone = Explore.part(choice, "backbone");
+  const paradigm = Explore.part(choice, "paradigm");
+  const found = [];
+  const refuse = (part, why) => found.push({
+    between: ["cameras.clip", part],
+    why: `all views are one clip, and ${why}`,
+    hint: 'set cameras.clip = "per_view"',
+  });
+  if (sizes.downscale > 1) {
+    refuse("video.target_downscale", "imagined frames of another size cannot be in it");
+  }
+  if (backbone.traits.cond_channels) {
+    refuse("backbone", `this variant of ${backbone.name} is guided by the latents of each view's `
+      + "images");
+  }
+  const { chunks } = Explore.data.paradigms[choice.parts.paradigm];
+  if (chunks > 1) {
+    refuse("paradigm", `it has slots for one chunk, and ${paradigm.name} learns ${chunks} in a row`);
   }
   return found;
 };

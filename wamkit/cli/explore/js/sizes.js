@@ -54,6 +54,7 @@ Explore.viewRows = (cameras) => {
 
 Explore.cameras = (choice) => ({
   layout: Explore.value(choice, "cameras", "layout"),
+  clip: Explore.value(choice, "cameras", "clip"),
   columns: Explore.value(choice, "cameras", "columns"),
   views: choice.raw.cameras.views.map((view) => ({ name: view.name, size: view.size ?? [224, 224] })),
 });
