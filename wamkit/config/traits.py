@@ -79,6 +79,9 @@ class Traits(BaseModel):
     final_norm: bool = False
     """True if final tokens pass a modulated norm that can be had without the projection behind it
     (`wamkit.interfaces.Backbone.final_norm`)."""
+    line_positions: bool = False
+    """True if tokens may stand on a line of their own that turns the whole of a head
+    (`Stack.embed_line`)."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
     views: int = 0

@@ -145,6 +145,16 @@ class Stack(nn.Module, ABC):
         """
         return None
 
+    def embed_line(self, places: Tensor) -> PositionCond:
+        """Embed places on a line that turns the whole of a head, for tokens outside of any clip.
+
+        Only of stacks whose `Traits.line_positions` is set.
+
+        Args:
+            places: [S] float64.
+        """
+        raise NotImplementedError
+
 
 class Backbone(Stack):
     """A diffusion transformer over latent frames: a stack and its two ends.
@@ -267,6 +277,10 @@ class WrappedBackbone(Backbone):
     def text_positions(self, text: Text, grid: tuple[int, int, int]) -> Tensor:
         """As the inner backbone's."""
         return self.inner.text_positions(text, grid)
+
+    def embed_line(self, places: Tensor) -> PositionCond:
+        """As the inner backbone's."""
+        return self.inner.embed_line(places)
 
     def embed_grid(self, positions: Tensor, grid: tuple[int, int, int]) -> PositionCond:
         """As the inner backbone's."""

@@ -40,6 +40,12 @@ class ExpertHead(ActionHead):
         """The time of each token on the backbone's axis of latent frames [S]."""
         return [time for group in groups for time in group.times]
 
+    def place_tokens(self, stack: Stack, groups: Sequence[TokenGroup], device: torch.device) -> Any:
+        """Positions of the tokens for the blocks of their stack; by default at their times."""
+        times = torch.tensor(self.token_times(groups), dtype=torch.float64, device=device)
+        off = torch.full_like(times, -1)  # outside the rows and columns of any image
+        return stack.embed_positions(torch.stack([times, off, off], -1))
+
     def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
         """Additive position embedding [S, D] of the tokens; None for none."""
         return None
@@ -108,10 +114,7 @@ class ExpertHead(ActionHead):
         layout = tuple((group.modality, group.roles, group.times) for group in groups), device
 
         def place() -> tuple[Tensor | None, Any]:
-            times = torch.tensor(self.token_times(groups), dtype=torch.float64, device=device)
-            off = torch.full_like(times, -1)  # outside the rows and columns of any image
-            positions = torch.stack([times, off, off], -1)
-            return self.embed_times(groups, device), stack.embed_positions(positions)
+            return self.embed_times(groups, device), self.place_tokens(stack, groups, device)
 
         added, rotary = runner.get_or_compute((self, stack, "positions", layout), place)
         if added is not None:

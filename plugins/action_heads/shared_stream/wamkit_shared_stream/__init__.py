@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -33,11 +33,22 @@ class SharedStream(ActionHeadConfig):
     embedder: Literal["mlp_sinusoid", "linear"] = "mlp_sinusoid"
     """`mlp_sinusoid` mixes a sinusoid of the noise level into each token, and decodes with two
     layers (DreamZero); `linear` is one layer for either (LingBot-VA)."""
-    positions: Literal["grid", "index", "after", "sinusoid"] | None = None
+    positions: Literal["grid", "index", "after", "line", "sinusoid"] | None = None
     """Where tokens stand in time: at the latent frames they lead to (`grid`: LingBot-VA), counted
-    from the beginning (`index`: DreamZero's order, on the backbone's axis), counted on after the
-    last frame (`after`), or nowhere, with a sinusoid added (`sinusoid`). Left open, `grid`, or
+    from the beginning (`index`), counted on after the last frame (`after`), on a line of their own
+    that turns the whole of a head, where actions are counted one by one and states chunk by chunk
+    (`line`: DreamZero), or nowhere, with a sinusoid added (`sinusoid`). Left open, `grid`, or
     `sinusoid` where the backbone has no time."""
+    sine_first: bool = False
+    """Whether sines come before cosines in the sinusoid of a noise level (DreamZero)."""
+    hidden_width: int | None = Field(None, gt=0)
+    """Width between the two layers of state encoder and decoders; the backbone's if left open.
+    DreamZero: 1024."""
+    action_slots: int | None = Field(None, gt=0)
+    """Values that the action's encoder and decoder have, at least as many as the robot's; the rest
+    is padding, which is denoised from noise to nothing, and no loss counts it. DreamZero: 32."""
+    state_slots: int | None = Field(None, gt=0)
+    """Values that the state's encoder reads, zeros behind the robot's. DreamZero: 64."""
     state: Literal["token", "none"] = "token"
     """Whether the robot's state is a token before the actions, without noise."""
     text: Literal["backbone", "stream"] | None = None
@@ -46,9 +57,10 @@ class SharedStream(ActionHeadConfig):
     levels: Literal["backbone", "own"] = "backbone"
     """Which embedder of noise levels conditions the tokens in the blocks: that of the frames, or a
     second one with weights of its own (`own`: LingBot-VA)."""
-    way_out: Literal["norm", "final_norm"] = "norm"
-    """What final tokens pass before they are decoded: a norm with weights of the head's own, or the
-    norm of the frames, modulated by the noise level (`final_norm`: LingBot-VA)."""
+    way_out: Literal["norm", "final_norm", "none"] = "norm"
+    """What final tokens pass before they are decoded: a norm with weights of the head's own, the
+    norm of the frames, modulated by the noise level (`final_norm`: LingBot-VA), or nothing (`none`:
+    DreamZero)."""
     channels: int | None = Field(None, gt=0)
     """Channels of the network's actions, where it has one for every value of every robot
     (LingBot-VA: 30); left open, as many as the action has values."""
@@ -97,6 +109,23 @@ class SharedStream(ActionHeadConfig):
                 why=f"embodiment {self.embodiment} of {self.embodiments}, counted from 0",
                 hint=f"set action_head.embodiments = {self.embodiment + 1} or more",
             )
+        for name, slots, size in (
+            ("actions", self.action_slots, spec.actions.size),
+            ("state", self.state_slots, spec.state.size),
+        ):
+            if slots is not None and slots < size:
+                key = f"action_head.{name.removesuffix('s')}_slots"
+                yield Conflict(
+                    between=(key, name),
+                    why=f"{size} values do not fit into {slots}",
+                    hint=f"set {key} = {size} or more, or leave it out",
+                )
+        if self.positions == "line" and not traits.line_positions:
+            yield Conflict(
+                between=("action_head.positions", "backbone"),
+                why=f"the blocks of {spec.backbone.name} cannot place tokens on a line of its own",
+                hint='set action_head.positions = "grid"',
+            )
         if self.state == "none" and spec.state.size:
             yield Conflict(
                 between=("action_head.state", "state.size"),
@@ -142,6 +171,12 @@ class SharedStream(ActionHeadConfig):
 
     def _channel_conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         given, size = self.channel_map, spec.actions.size
+        if self.channels is not None and self.action_slots is not None:
+            yield Conflict(
+                between=("action_head.channels", "action_head.action_slots"),
+                why="both say how many values the network's actions have",
+                hint="leave one of them out",
+            )
         if self.channels is None and not given:
             return
         why = None
@@ -160,6 +195,11 @@ class SharedStream(ActionHeadConfig):
                 hint="name one channel for each value of an action, in the order of "
                 "actions.groups, and write their number as action_head.channels",
             )
+
+    def layouts(self) -> Sequence[Any]:
+        from .weights import LAYOUTS
+
+        return LAYOUTS
 
     def build(self, sizes: HeadContext) -> Any:
         from .head import SharedStreamHead

@@ -68,16 +68,19 @@ class NoisyEmbedder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Final tokens to velocities: a norm of the head's own, for the backbone's is for frames."""
+    """Final tokens to velocities: a norm of the head's own, for the backbone's is for frames.
+
+    `hidden` is the width between two layers; None for one layer.
+    """
 
     def __init__(
-        self, width: int, size: int, robots: tuple[int, int], *, deep: bool, norm: bool = True
+        self, width: int, size: int, robots: tuple[int, int], *, hidden: int | None, norm: bool
     ) -> None:
         super().__init__()
-        self.norm = LayerNorm(width, eps=1e-6) if norm else nn.Identity()
+        self.norm: nn.Module = LayerNorm(width, eps=1e-6) if norm else nn.Identity()
         self.out: nn.Module
-        if deep:
-            self.out = Perceptron(width, width, size, robots)
+        if hidden is not None:
+            self.out = Perceptron(width, hidden, size, robots)
         else:
             self.out = Linear(width, size, robots)
 

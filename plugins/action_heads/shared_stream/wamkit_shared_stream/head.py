@@ -38,12 +38,13 @@ class SharedStreamHead(ExpertHead):
         self.config, self.sizes = config, sizes
         width, robots = sizes.traits.width, (config.embodiments, config.embodiment)
         deep, norm = config.embedder == "mlp_sinusoid", config.way_out == "norm"
+        hidden = config.hidden_width or width
         for part in sizes.predicts:
-            size = sizes.token_dim(part)
+            size = self._slots(part)
             if part == "action" and config.channels is not None:
                 size = config.channels
             embedder = (NoisyEmbedder if deep else Linear)(size, width, robots)
-            decoder = Decoder(width, size, robots, deep=deep, norm=norm)
+            decoder = Decoder(width, size, robots, hidden=hidden if deep else None, norm=norm)
             if part == "action" and config.channels is not None:
                 first_layer(embedder).reads = last_layer(decoder).writes = config.channel_places
             self.add_module(f"{part}_embedder", embedder)
@@ -54,10 +55,9 @@ class SharedStreamHead(ExpertHead):
             exact = getattr(self.level_embedder, "keep_float32", ())
             self.keep_float32 = (*SharedStreamHead.keep_float32, *exact)
         if sizes.state and config.state == "token":
+            size = self._slots("state")
             self.state_embedder = (
-                Perceptron(sizes.state, width, width, robots)
-                if deep
-                else Linear(sizes.state, width, robots)
+                Perceptron(size, hidden, width, robots) if deep else Linear(size, width, robots)
             )
         self.text_embedder: nn.Linear | None = None
         if config.text == "stream":
@@ -70,6 +70,23 @@ class SharedStreamHead(ExpertHead):
             known = backbone.state_dict()
             ours = {name: known[name].clone() for name in self.level_embedder.state_dict()}
             self.level_embedder.load_state_dict(ours)
+
+    def _slots(self, part: str) -> int:
+        """Values that the encoder and the decoder of a modality have."""
+        return self._given_slots(part) or self.sizes.token_dim(part)
+
+    def _given_slots(self, part: str) -> int | None:
+        """The same where the configuration says."""
+        return {"action": self.config.action_slots, "state": self.config.state_slots}.get(part)
+
+    def to_latent(self, modality: str, x: Tensor) -> Tensor:
+        """Vectors [B, N, A] with zeros behind them [B, N, slots]."""
+        slots = self._given_slots(modality)
+        return x if slots is None else F.pad(x, (0, slots - x.shape[-1]))
+
+    def from_latent(self, modality: str, x: Tensor) -> Tensor:
+        given = self._given_slots(modality)
+        return x if given is None else x[..., : self.sizes.token_dim(modality)]
 
     def stack(self, backbone: Backbone) -> Stack:
         if self.level_embedder is None:
@@ -118,6 +135,16 @@ class SharedStreamHead(ExpertHead):
             return tuple(place + sum(frames) + 1 for place in places)
         return latent_times(places, self.sizes.chunk, frames)
 
+    def place_tokens(self, stack: Stack, groups: Sequence[TokenGroup], device: torch.device) -> Any:
+        """On a line of their own, actions one by one and states chunk by chunk; or in time."""
+        if self.config.positions != "line":
+            return super().place_tokens(stack, groups, device)
+        places: list[float] = []
+        for group in groups:
+            is_state = group.modality == "state"  # one place before the first action of its chunk
+            places += [(time + 1) / self.sizes.chunk if is_state else time for time in group.times]
+        return stack.embed_line(torch.tensor(places, dtype=torch.float64, device=device))
+
     def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
         if self.config.positions != "sinusoid":
             return None
@@ -129,7 +156,8 @@ class SharedStreamHead(ExpertHead):
     def embed_levels(self, sigmas: Tensor) -> Tensor | None:
         if self.config.embedder != "mlp_sinusoid":
             return None
-        return sinusoid(1000 * sigmas, self.sizes.traits.width)
+        waves = sinusoid(1000 * sigmas, self.sizes.traits.width)
+        return torch.cat(waves.chunk(2, -1)[::-1], -1) if self.config.sine_first else waves
 
     def final_levels(self, stack: Stack, sigmas: Tensor) -> Tensor | None:
         if self.config.way_out != "final_norm":
@@ -143,7 +171,7 @@ class SharedStreamHead(ExpertHead):
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         embedder = self.get_submodule(f"{group.modality}_embedder")
         assert group.x is not None
-        x = group.x.to(next(embedder.parameters()).dtype)
+        x = self.to_latent(group.modality, group.x).to(next(embedder.parameters()).dtype)
         given = (level,) if isinstance(embedder, NoisyEmbedder) else ()
         return embedder(x, *given)
 

@@ -118,6 +118,7 @@ class Wan(VariantBackbone):
             level_embedder=True,
             final_norm=True,
             experts=True,
+            line_positions=True,
             latent_channels=self.latent_channels,
             text_width=self.text_width,
             cond_channels=self.cond_channels,

@@ -108,3 +108,7 @@ class WanStack(Stack):
         """Row and column take 2 * (E // 6) elements of a head each, time takes the others."""
         space = 2 * (self.head_dim // 6)
         return axial_rotary(positions[..., :3], (self.head_dim - 2 * space, space, space))
+
+    def embed_line(self, places: Tensor) -> RotaryEmbedding:
+        """All elements of a head turn with the place on the line."""
+        return axial_rotary(places[..., None], (self.head_dim,))

@@ -11,11 +11,13 @@ from wamkit.checkpoints.safetensors import CheckpointLayout
 
 _PREFIX = (r"^(model\.diffusion_model|(mot\.)?mixtures\.video)\.", "")
 # A checkpoint of Fast-WAM holds the video transformer and an action expert, one of Light-WAM
-# residual adapters and an action head that reads the layers.
+# residual adapters and an action head that reads the layers, one of DreamZero the encoders and the
+# decoder of actions and states.
 _EXPERT = (
     r"^(mot\.)?mixtures\.action\.",
     r"^(mot\.)?mixtures\.video\.wam_adapters\.",
     r"^(state_fusion_action_expert|proprio_encoder|optimizer)\.",
+    r"^(state_encoder|action_encoder|action_decoder)\.",
 )
 # LoRA of Light-WAM, next to the layers it belongs to.
 _LORA = (
