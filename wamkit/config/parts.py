@@ -25,6 +25,7 @@ from .part import Part as Part
 from .part import Weighted as Weighted
 from .published import open_fields
 from .resizing import expect_resizable as expect_resizable
+from .sample_shape import SampleShape
 from .traits import TrainedWith as TrainedWith
 from .traits import Traits as Traits
 from .visibility import Visibility
@@ -308,7 +309,7 @@ class ActionHeadConfig(Weighted):
         raise NotImplementedError(f"{type(self).__name__} must build an action head")
 
 
-class ParadigmConfig(Part):
+class ParadigmConfig(SampleShape, Part):
     """Order of denoising, and the attention mask by role."""
 
     kind: ClassVar[Kind] = "paradigm"
@@ -322,11 +323,6 @@ class ParadigmConfig(Part):
     def predicts(self) -> tuple[str, ...]:
         """The vectors it denoises: "action", and "next_state" and "value" if it uses them."""
         return ("action",)
-
-    @property
-    def chunks_per_sample(self) -> int:
-        """Chunks that follow each other in one training sample."""
-        return 1
 
     @property
     def observed_in_block(self) -> bool:

@@ -298,6 +298,13 @@ class VideoConfig(Section):
     observed_stride: int | None = Field(None, gt=0)
     """Actions from one observed image to the next; `frame_stride` if left open. A larger one makes
     the observed images a memory (GE-Act)."""
+    new_images: int | None = Field(None, gt=0)
+    """Images that an observation of a running episode holds for each chunk; fewer than
+    `num_frames` less `num_observed` are each repeated (DreamZero: 4 for 8)."""
+    new_clip: Literal["continue", "apart"] = "continue"
+    """How the new images of a running episode are encoded: behind those before them, as in a
+    training sample, or as a clip of their own that begins with the oldest of them once more
+    (DreamZero)."""
     target_downscale: int = Field(1, ge=1)
     """Factor by which imagined images are smaller than observed ones, in height and in width, and
     their latents have a grid of their own (Efficient-WAM, arXiv 2606.10040, uses 2)."""
@@ -320,3 +327,17 @@ class VideoConfig(Section):
             return 1 + (images - 1) // stride
         future = max(0, images - self.num_observed)
         return min(images, self.num_observed) + -(-future // stride)
+
+    @property
+    def repeats(self) -> int:
+        """How often each new image of a running episode counts."""
+        return (self.num_frames - self.num_observed) // self.new_images if self.new_images else 1
+
+    @model_validator(mode="after")
+    def _whole_repeats(self) -> VideoConfig:
+        new = self.num_frames - self.num_observed
+        if self.new_images and (not new or new % self.new_images):
+            raise ValueError(
+                f"{new} images of a chunk are no whole multiple of new_images = {self.new_images}"
+            )
+        return self

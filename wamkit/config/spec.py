@@ -92,12 +92,19 @@ class PolicySpec(Table):
     @property
     def num_images(self) -> int:
         """Images in a training sample: observed ones, and the future of every block."""
-        chunks, lead = self.paradigm.chunks_per_sample, self.lead_frames * self.vae.stride[0]
-        return (
-            self.video.num_observed
-            + chunks * (self.video.num_frames - self.video.num_observed)
-            - lead
+        return self._images(self.paradigm.chunks_per_sample) - (
+            self.lead_frames * self.vae.stride[0]
         )
+
+    @property
+    def guided_images(self) -> int:
+        """Images that conditioning latents are made for, at the beginning of an episode."""
+        return self._images(self.paradigm.guided_chunks)
+
+    def _images(self, chunks: int) -> int:
+        """Observed images, and the future of so many chunks."""
+        new = self.video.num_frames - self.video.num_observed
+        return self.video.num_observed + chunks * new
 
     @property
     def steps(self) -> int:

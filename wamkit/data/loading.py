@@ -25,6 +25,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = {name: torch.stack([s["images"][name] for s in samples]) for name in first["images"]}
     state = torch.stack([s["state"] for s in samples]) if "state" in first else None
     after = torch.stack([s["next_state"] for s in samples]) if "next_state" in first else None
+    states = torch.stack([s["states"] for s in samples]) if "states" in first else None
     latents = torch.stack([s["latents"] for s in samples]) if "latents" in first else None
     return Batch(
         observation=Observation(images, [s["prompt"] for s in samples], state),
@@ -34,6 +35,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         next_state=after,
         value=torch.tensor([s["value"] for s in samples]) if "value" in first else None,
         latents=latents,
+        states=states,
     )
 
 

@@ -37,6 +37,7 @@ class Sample(TypedDict):
     actions: Tensor  # [N, A], those of frames t to t + N - 1, as the state
     step_valid: Tensor  # [N] bool, False after the end of the episode
     latents: NotRequired[Tensor]  # [C, t, h, w], if they are stored
+    states: NotRequired[Tensor]  # [n, P] at the beginning of each of n chunks, if each has one
     next_state: NotRequired[Tensor]  # [P] when the actions are done, or at the end
     value: NotRequired[float]  # in [-1, 1] when the actions are done, if the policy predicts it
     progress: int  # frames left in the episode after t
@@ -137,6 +138,9 @@ class Samples(Dataset[Sample]):
             states = self._numbers.episode_values(place, self.columns.state)
             exact = self._exact[self.columns.state]
             sample["state"] = torch.from_numpy(states[t].astype(exact))
+            if self.spec.paradigm.states_per_sample > 1:
+                starts = np.minimum(steps[:: self.spec.actions.chunk_size], last)
+                sample["states"] = torch.from_numpy(states[starts].astype(exact))
             sample["next_state"] = torch.from_numpy(states[after].astype(exact))
         if self.latents is not None:
             sample["latents"] = self.latents[episode.index, t]

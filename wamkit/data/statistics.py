@@ -133,7 +133,9 @@ def _method(
         "action": columns.action,
         "state": _state_column(recording, spec, columns),
         "relative": relative,
-        "steps": spec.steps if spec is not None and relative else None,
+        "steps": spec.steps // spec.paradigm.states_per_sample
+        if spec is not None and relative
+        else None,
         "episodes": None if episodes is None else sorted(set(episodes)),
     }
 

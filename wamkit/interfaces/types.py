@@ -44,7 +44,8 @@ class Frames:
     roles: tuple[str, ...]  # T names: "context", "target", ...
     times: tuple[float, ...]  # T times on the axis of latent frames
     levels: Levels  # of each frame: T entries of runs, or a tensor [B, T] float32 in [0, 1]
-    cond_latents: Tensor | None = None  # [B, G, T, h, w] channels for backbones that want them
+    cond_latents: Tensor | None = None  # [B, G, T, h, w] channels for backbones that want them;
+    # behind those of these frames, the inputs of an episode may hold those of its later blocks
     views: tuple[int | None, ...] = ()  # T camera views (None: of none), where each has a clip
 
     def __post_init__(self) -> None:
@@ -235,6 +236,31 @@ class NoisyVectors:
         return (self.x - data.float()) / self.sigma[..., None].clamp(min=1e-6)
 
 
+@dataclass(frozen=True)
+class StateTokens:
+    """The states of several blocks of an episode, a token for each."""
+
+    x: Tensor  # [B, n, P], normalized
+    roles: tuple[str, ...]  # n names: "state.0", "state.1", ...
+    times: tuple[float, ...]  # n places on the axis of actions
+    follows_action: bool = False  # whether each has the level of the first action of its block
+
+    def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> StateTokens:
+        """The same of other samples, which `rows` takes from x."""
+        return replace(self, x=rows(self.x))
+
+    def group(self, action: NoisyVectors | None) -> TokenGroup:
+        """The tokens; `action` has the actions of the blocks."""
+        level: Level | Tensor = CLEAN
+        if self.follows_action and action is not None:
+            level = action.level
+            if isinstance(level, Tensor):
+                names = action.roles or ("action",) * action.x.shape[1]
+                own = [role.rstrip("'").replace("state", "action", 1) for role in self.roles]
+                level = action.sigma.expand(-1, len(names))[:, [names.index(name) for name in own]]
+        return TokenGroup("state", self.x, level, self.roles, self.times)
+
+
 MODALITIES = ("video", "action", "next_state", "value")
 """Modalities that can be denoised: frames for the first, `NoisyVectors` for the others."""
 
@@ -266,12 +292,13 @@ class ModelInputs:
     text: Text
     video: Frames | None = None
     action: NoisyVectors | None = None
-    state: Tensor | None = None  # [B, P], normalized
+    state: Tensor | None = None  # [B, P], normalized; [B, n, P] of n blocks before they are noised
     future: Frames | None = None  # frames on a grid of their own, such as coarser targets
     next_state: NoisyVectors | None = None  # [B, 1, P] the state when the chunk is done
     value: NoisyVectors | None = None  # [B, 1, 1] how well it goes from there, in [-1, 1]
     past: EpisodeHistory | None = None  # what happened since the last chunk of the same episode
     sees: LayerVisibility | None = None  # of a training sample, where it is not the paradigm's
+    states: StateTokens | None = None  # in place of `state`, where every block has one of its own
 
     def with_(self, **changes: Any) -> ModelInputs:
         """A copy with some parts replaced."""
@@ -283,6 +310,7 @@ class ModelInputs:
     def roles(self) -> frozenset[str]:
         """The roles that are present, including state and text."""
         found = {"text"} if self.state is None else {"text", "state"}
+        found.update(() if self.states is None else self.states.roles)
         for frames in (self.video, self.future):
             found.update(frames.roles if frames is not None else ())
         for part in MODALITIES[1:]:
@@ -346,6 +374,7 @@ class ModelInputs:
             None if self.video is None else self.video.pick(index),
             state=None if self.state is None else self.state[index],
             future=None if self.future is None else self.future.pick(index),
+            states=None if self.states is None else self.states.map_tensors(lambda x: x[index]),
             **{
                 part: noisy.map_tensors(lambda x: x[index])
                 for part in MODALITIES[1:]
@@ -361,6 +390,8 @@ class ModelInputs:
         found = []
         if self.state is not None and "state" not in known:
             found.append(TokenGroup("state", self.state[:, None], CLEAN, ("state",), (-1.0,)))
+        if self.states is not None:
+            found.append(self.states.group(self.action))
         for part in MODALITIES[1:]:
             noisy: NoisyVectors | None = getattr(self, part)
             if noisy is not None:
@@ -400,6 +431,7 @@ class DenoisingTarget:
     velocity: Tensor  # [B, C, F, h, w] of the predicted frames, or [B, N, A] of the predicted steps
     weight: Tensor  # [B], or [B, F], or [B, N]
     places: tuple[int, ...] = ()  # F or N positions in the modality; () for all of them
+    frames: tuple[int, ...] = ()  # F frames of the sample that these are, if not those of `places`
 
 
 DenoisingTargets = Mapping[str, DenoisingTarget]

@@ -61,7 +61,10 @@ class ActionSpace:
     def encode(
         self, actions: Tensor, state: Tensor | None, step_valid: Tensor | None = None
     ) -> Tensor:
-        """Physical actions [B, N, A] to normalized ones; padded delta steps stand still."""
+        """Physical actions [B, N, A] to normalized ones; padded delta steps stand still.
+
+        Relative groups are relative to the state [B, P], or each of n chunks to its own [B, n, P].
+        """
         if step_valid is not None and bool(self._delta.any()):
             still = ~step_valid[..., None] & self._delta.to(actions.device)
             actions = actions.masked_fill(still, 0.0)
@@ -84,7 +87,11 @@ class ActionSpace:
             raise WamkitError("relative actions need the state", "pass state=...")
         ours, theirs = zip(*self._relative, strict=True)
         moved = actions.clone()
-        moved[..., list(ours)] += sign * state[:, None, list(theirs)].to(actions)
+        felt = state[:, None] if state.ndim == 2 else state  # [B, n, P] of n chunks
+        felt = felt[..., list(theirs)].to(actions)
+        moved[..., list(ours)] += sign * felt.repeat_interleave(
+            actions.shape[1] // felt.shape[1], 1
+        )
         return moved
 
 

@@ -51,6 +51,7 @@ def with_cfg(model: Model, negative: Text, scales: Mapping[str, float]) -> Model
             None if inputs.video is None else inputs.video.map_tensors(_repeat_batch),
             state=None if inputs.state is None else _repeat_batch(inputs.state),
             future=None if inputs.future is None else inputs.future.map_tensors(_repeat_batch),
+            states=None if inputs.states is None else inputs.states.map_tensors(_repeat_batch),
             **vectors,
         )
         found = model(doubled, cache=cache, keep=keep)

@@ -112,4 +112,4 @@ def frame_mask(
     if batch.frame_valid is None:
         return None
     latent = frame_validity(spec, batch.frame_valid)
-    return latent[:, [place + offset for place in target.places]]
+    return latent[:, [place + offset for place in target.frames or target.places]]

@@ -104,10 +104,11 @@ class Batch:
     next_state: Tensor | None = None  # [B, P] physical units, the state when the actions are done
     value: Tensor | None = None  # [B] in [-1, 1], how well it goes from there; NaN if not known
     latents: Tensor | None = None  # [B, C, T, h, w] of the images, encoded before
+    states: Tensor | None = None  # [B, n, P] physical units, where each of n chunks has a state
 
     def __post_init__(self) -> None:
         """Raises WamkitError if values on the host are not finite; devices are not synced."""
-        for name in ("actions", "next_state", "latents"):
+        for name in ("actions", "next_state", "latents", "states"):
             values = getattr(self, name)
             if values is not None and values.device.type == "cpu" and (bad := fault(values)):
                 raise WamkitError(
@@ -247,9 +248,15 @@ def random_batch(spec: PolicySpec, *, size: int = 2, seed: int = 0) -> Batch:
     """Random training samples for a spec."""
     rng = torch.Generator().manual_seed(seed)
     actions = torch.rand(size, spec.steps, spec.actions.size, generator=rng) * 2 - 1
+    observation = random_observation(spec, batch=size, frames=spec.num_images, seed=seed)
+    states, count = None, spec.paradigm.states_per_sample
+    if count > 1 and observation.state is not None:
+        later = torch.randn(size, count - 1, spec.state.size, generator=rng)
+        states = torch.cat([observation.state[:, None], later], 1)
     return Batch(
-        random_observation(spec, batch=size, frames=spec.num_images, seed=seed),
+        observation,
         actions,
+        states=states,
         next_state=torch.randn(size, spec.state.size, generator=rng) if spec.state.size else None,
         value=torch.rand(size, generator=rng) * 2 - 1,
     )

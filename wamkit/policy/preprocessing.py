@@ -37,7 +37,7 @@ def inference_inputs(
     """
     spec = policy.spec
     expect_images(observation, spec.video.num_observed)
-    state = _state(policy, physical_state(policy, observation))  # before the expensive part
+    state = normalized_state(policy, observation)  # before the expensive part
     canvas = canvas_of(policy, observation)
     z = encode_images(policy, canvas)
     batch, channels = z.shape[:2]
@@ -50,7 +50,7 @@ def inference_inputs(
         sizes = spec.sizes
         shapes |= {part: (batch, 1, sizes.token_dim(part)) for part in spec.predicts[1:]}
     vectors = {part: z.new_zeros(shape) for part, shape in shapes.items()}
-    cond = cond_latents(policy, canvas, spec.video.num_frames)
+    cond = cond_latents(policy, canvas, spec.guided_images)
     return _inputs(policy, observation, z, future, cond, vectors, state, 1.0, canvas)
 
 
@@ -68,7 +68,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
             f"actions {list(batch.actions.shape)}; this policy learns [B, {n}, {a}]",
             "change actions.chunk_size or actions.groups in the spec, or the data",
         )
-    physical = physical_state(policy, batch.observation)
+    physical = _states_of_sample(policy, batch)
     actions = batch.actions  # made ready where they are, which is mostly the host
     valid = None if batch.step_valid is None else batch.step_valid.to(actions.device)
     actions = policy.actions.encode(actions, physical, valid)
@@ -117,6 +117,21 @@ def target_latents(policy: Policy, canvas: Tensor | None, z: Tensor) -> Tensor:
         return F.avg_pool3d(z, (1, times, times))
     assert canvas is not None  # stored latents of pooled images are refused by `data.encoding`
     return encode_images(policy, downscale(canvas, times))
+
+
+def _states_of_sample(policy: Policy, batch: Batch) -> Tensor | None:
+    """The state at the beginning of a sample [B, P], or that of each chunk [B, n, P]; physical."""
+    first, count = physical_state(policy, batch.observation), policy.spec.paradigm.states_per_sample
+    if first is None or count == 1:
+        return first
+    found = None if batch.states is None else tuple(batch.states.shape[1:])
+    if batch.states is None or found != (count, policy.spec.state.size):
+        raise WamkitError(
+            f"states of {found}; this policy learns from the state at the beginning of each of "
+            f"{count} chunks",
+            f"give Batch(states=...) as [B, {count}, {policy.spec.state.size}]",
+        )
+    return batch.states
 
 
 def _learned_value(policy: Policy, part: str, batch: Batch) -> Tensor:
@@ -339,8 +354,13 @@ def physical_state(policy: Policy, observation: Observation) -> Tensor | None:
     return state  # type: ignore[no-any-return]
 
 
+def normalized_state(policy: Policy, observation: Observation) -> Tensor | None:
+    """The robot's state [B, P] as the network reads it. WamkitError as `physical_state`."""
+    return _state(policy, physical_state(policy, observation))
+
+
 def _state(policy: Policy, state: Tensor | None) -> Tensor | None:
-    """A physical state [B, P] as the network reads it, on the policy's device.
+    """A physical state [B, P] or [B, n, P] as the network reads it, on the policy's device.
 
     Normalized where it is, which is mostly the host: a device would be sent the statistics too.
     """

@@ -30,13 +30,16 @@ class Session:
     If the paradigm is stateful (`Paradigm.stateful`), an episode begins with `video.num_observed`
     images. Later observations hold the images since the last one, `num_images` of them, oldest
     first. As in training, the state that counts is the one at the beginning of the episode: to it
-    actions are relative, and what happened since is known from images and executed actions.
+    actions are relative, and what happened since is known from images and executed actions. Where
+    every chunk of a training sample has a state (`ParadigmConfig.states_per_sample`), it is the
+    newest one.
 
     New images are encoded behind those before them, no more of them than in a training sample,
     because a causal VAE looks back: a chunk costs the VAE up to `spec.num_images` images instead of
     the new ones alone. Latents are those of training for as long as the episode is no longer than a
     sample; later on, the oldest image that is kept is encoded as a first one. With
-    `video.episode_latents = "stream"` only new images are encoded, behind all before.
+    `video.episode_latents = "stream"` only new images are encoded, behind all before;
+    `video.new_clip` and `video.new_images` change that, as DreamZero's server does.
 
     For other paradigms every chunk is `Policy.act`, and no image is kept.
     """
@@ -55,6 +58,7 @@ class Session:
 
     def _forget(self) -> None:
         self._first: Observation | None = None  # at the beginning of the episode
+        self._felt: Observation | None = None  # whose state counts
         self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
         self._encoded: Any = None  # what the VAE remembers of the images before those in `_clip`
         self._inputs: ModelInputs | None = None  # at the beginning
@@ -68,8 +72,8 @@ class Session:
         if self._first is None:
             return video.num_observed
         steps = sum(chunk.shape[1] for chunk in self._chunks)
-        chunk_size = self.policy.spec.actions.chunk_size
-        return steps * (video.num_frames - video.num_observed) // chunk_size
+        new = video.new_images or video.num_frames - video.num_observed
+        return steps * new // self.policy.spec.actions.chunk_size
 
     @torch.no_grad()
     def act(
@@ -100,10 +104,10 @@ class Session:
             self._continue(EpisodeHistory(self._memory))
         else:
             self._observe(self._with_prompt(observation), executed)
-        assert self._inputs is not None and self._first is not None
+        assert self._inputs is not None and self._felt is not None
         out = self.policy.sample(self._inputs, seed=seed, **act_options)
         try:
-            chunk = self.policy.to_action_chunk(out, self._first)
+            chunk = self.policy.to_action_chunk(out, self._felt)
         except WamkitError as error:
             self._forget()  # the history must not hold a chunk that failed
             hint = f"{error.hint}; the session forgets the episode: go on with a new one"
@@ -127,8 +131,9 @@ class Session:
     def _begin(self, observation: Observation) -> None:
         """An episode whose first observation this is."""
         self._inputs = preprocessing.inference_inputs(self.policy, observation)
-        self._first, self._clip = observation, dict(observation.images)
-        self._encoded, self._chunks = None, []
+        self._first = self._felt = observation
+        self._clip, self._encoded = dict(observation.images), None
+        self._chunks = []
 
     def _continue(self, past: EpisodeHistory) -> None:
         """The inputs at the beginning, with what happened since the last chunk."""
@@ -165,16 +170,21 @@ class Session:
                 f"the executed actions are not finite: {bad} (sample, step, number)",
                 "pass the executed actions, in physical units",
             )
-        clip = {
-            name: torch.cat([old, observation.images[name]], 1) for name, old in self._clip.items()
-        }
+        repeats, count = spec.video.repeats, self.num_images * spec.video.repeats
+        new = {name: x.repeat_interleave(repeats, 1) for name, x in observation.images.items()}
+        clip = {name: torch.cat([old, new[name]], 1) for name, old in self._clip.items()}
         if self._memory is None or observation.prompt != first.prompt:
             newest = {name: images[:, -spec.video.num_observed :] for name, images in clip.items()}
             self._begin(replace(observation, images=newest))
             return
-        video = self._latents_of(observation, clip)
-        state = preprocessing.physical_state(self.policy, first)
+        video = self._latents_of(replace(observation, images=new), clip, count)
+        assert self._felt is not None
+        state = preprocessing.physical_state(self.policy, self._felt)
         actions = self.policy.actions.encode_executed(done.to(self.policy.device), state)
+        if spec.paradigm.states_per_sample > 1:
+            assert self._inputs is not None
+            state = preprocessing.normalized_state(self.policy, observation)
+            self._felt, self._inputs = observation, self._inputs.with_(state=state)
         self._continue(
             EpisodeHistory(
                 self._memory, video, preprocessing.to_latent(self.policy, "action", actions)
@@ -182,10 +192,12 @@ class Session:
         )
         self._chunks = []
 
-    def _latents_of(self, observation: Observation, clip: dict[str, Tensor]) -> Tensor:
-        """Latents of the new images; `clip` are these and those that are kept."""
+    def _latents_of(
+        self, observation: Observation, clip: dict[str, Tensor], count: int
+    ) -> Tensor:
+        """Latents of `count` new images; `clip` are these and those that are kept."""
         spec, policy = self.policy.spec, self.policy
-        observed = spec.video.num_observed
+        observed, new = spec.video.num_observed, dict(observation.images)
         if spec.video.episode_latents == "stream":
             pieces = [observation]
             if self._encoded is None:  # the first images, for what the VAE remembers of them
@@ -194,10 +206,11 @@ class Session:
                 video, self._encoded = preprocessing.next_latents(policy, piece, self._encoded)
             self._clip = {name: images[:, -observed:] for name, images in clip.items()}
             return video
-        kept = max(spec.num_images, observed + self.num_images)
-        self._clip = {name: images[:, -kept:] for name, images in clip.items()}
-        seen = replace(observation, images=self._clip)
-        return preprocessing.latest_latents(policy, seen, self.num_images)
+        kept = max(spec.num_images, observed + count)
+        self._clip = encoded = {name: images[:, -kept:] for name, images in clip.items()}
+        if spec.video.new_clip == "apart":
+            encoded = {name: torch.cat([x[:, :1], x], 1) for name, x in new.items()}
+        return preprocessing.latest_latents(policy, replace(observation, images=encoded), count)
 
     def _expect(self, right: bool, otherwise: str) -> None:
         if not right:

@@ -100,7 +100,7 @@ class PolicyRunner:
             one.session = self.policy.session()
             looks = self._context(one)
         else:
-            every = self.policy.spec.video.frame_stride
+            every = self.policy.spec.video.frame_stride * self.policy.spec.video.repeats
             count = one.session.num_images
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
         chunk = one.session.act(

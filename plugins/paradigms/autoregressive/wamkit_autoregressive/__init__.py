@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WAMKIT_API = 1
 
 OBSERVED = frozenset({"text", "context"})
+FIRST = "target.first"
+"""The first frames of a sample where they are denoised (`denoise_first`)."""
 
 
 class Autoregressive(ParadigmConfig):
@@ -72,6 +74,22 @@ class Autoregressive(ParadigmConfig):
     at a level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero:
     0."""
 
+    state: Literal["episode", "block"] = "episode"
+    """Whether an episode has one state of the robot, at its beginning, or every block its own,
+    which replaces the one before (`block`: DreamZero). Relative actions are relative to it."""
+    state_sees: Literal["itself", "block", "block_in_use"] = "itself"
+    """What the state of a block attends to: itself, or what its actions attend to; or itself in
+    training and the latter in use (DreamZero, whose use has no mask)."""
+    state_level: Literal["clean", "action"] = "clean"
+    """Noise level that the state of a block is announced at: 0, or that of its actions (DreamZero);
+    it has no noise either way."""
+    guides: Literal["block", "sample"] = "block"
+    """For backbones that want conditioning latents with every frame: those of a clip of one block,
+    the same for all, or those of a whole training sample (`sample`: DreamZero)."""
+    denoise_first: bool = False
+    """Whether the first frames of a sample are denoised as well, seen by nobody, so that their loss
+    counts (DreamZero)."""
+
     @model_validator(mode="after")
     def _check_drawn(self) -> Autoregressive:
         for name, given in (
@@ -92,6 +110,16 @@ class Autoregressive(ParadigmConfig):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Autoregressive:
+        if self.state == "episode" and (self.state_sees, self.state_level) != ("itself", "clean"):
+            raise ValueError(
+                "state_sees and state_level are about the state of a block, and an episode has one "
+                'state; write state = "block" or leave them out'
+            )
+        if self.observed_in_block and (self.state == "block" or self.denoise_first):
+            raise ValueError(
+                "a state of every block, and first frames that are denoised besides, are for first "
+                'frames that stand apart; write first_frames = "apart"'
+            )
         if self.window is not None and self.window_unit == "half_blocks":
             if self.window > 2 * self.chunks - 3:
                 raise ValueError(
@@ -113,6 +141,14 @@ class Autoregressive(ParadigmConfig):
     @property
     def observed_in_block(self) -> bool:
         return self.first_frames == "in_block"
+
+    @property
+    def states_per_sample(self) -> int:
+        return self.chunks if self.state == "block" else 1
+
+    @property
+    def guided_chunks(self) -> int:
+        return self.chunks if self.guides == "sample" else 1
 
     @property
     def reach(self) -> int:
@@ -152,7 +188,10 @@ class Autoregressive(ParadigmConfig):
         if self.observed_in_block:
             table["text"] = frozenset({"text"})
             table["context"] = OBSERVED | {"state", "target.0", "target"}
-        table["state"] = frozenset({"state"})
+        if self.state == "episode":
+            table["state"] = frozenset({"state"})
+        if self.denoise_first:
+            table[FIRST] = frozenset({"text", FIRST})
         for k in range(self.chunks):
             table |= self._block(k)
         for role, plain in self._plain.items():
@@ -163,7 +202,16 @@ class Autoregressive(ParadigmConfig):
     def _plain(self) -> dict[str, str]:
         """Roles of the first block -> what they are called where there is only one."""
         names = {"target.0": "target", "action.0": "action"}
+        if self.state == "block":
+            names |= dict.fromkeys(self.states_of("0"), "state")
         return names if self.action == "mutual" else {**names, "seen.0": "target'"}
+
+    def states_of(self, block: str) -> tuple[str, ...]:
+        """Names of the state of a block: that of training, and that of use where it differs."""
+        if self.state == "episode":
+            return ("state",)
+        name = f"state.{block}"
+        return (name, f"{name}'") if self.state_sees == "block_in_use" else (name,)
 
     def _block(self, k: int) -> dict[str, frozenset[str]]:
         """The rows of block k."""
@@ -181,17 +229,23 @@ class Autoregressive(ParadigmConfig):
         # Half a block farther on, actions see frames of one block less if the window is even.
         less = int(self.counts_halves and self.window % 2 == 0)  # type: ignore[operator]
         seen, did = known | past("seen", self.reach - less), did_up_to(self.reach)
-        asks, own = frames | {"state"}, {f"target.{k}", f"action.{k}"}
+        states = frozenset(self.states_of(str(k)))
+        asks, own = frames | states, {f"target.{k}", f"action.{k}"}
         if self.observed_in_block and k == 0:  # those of the first block, which are no target
             own.add("context")
         table = {f"seen.{k}": frames | {f"seen.{k}"}, f"target.{k}": asks | own - {f"action.{k}"}}
         if self.action == "mutual":
             table[f"target.{k}"] = asks | own
-            table[f"action.{k}"] = seen | did | {"state"} | own
+            table[f"action.{k}"] = seen | did | states | own
         else:
-            table[f"action.{k}"] = seen | did | {"state", f"seen.{k}", f"action.{k}"}
+            table[f"action.{k}"] = seen | did | states | {f"seen.{k}", f"action.{k}"}
         if self.remembers_actions:
             table[f"did.{k}"] = seen | did | {f"seen.{k}", f"did.{k}"}
+        if self.state == "block":
+            *alone, last = self.states_of(str(k))
+            table |= {name: frozenset({name}) for name in alone}
+            looks = self.state_sees != "itself"
+            table[last] = table[f"action.{k}"] if looks else frozenset({last})
         return table
 
     def tiny(self) -> Autoregressive:
@@ -212,6 +266,13 @@ class Autoregressive(ParadigmConfig):
                 "exposes no tokens",
                 hint='set paradigm.past_actions = "none", or choose an action_head with tokens of '
                 "its own (`wamkit list action_head`)",
+            )
+        if self.state == "block" and spec.state.size and not head.tokens(spec.sizes).get("state"):
+            yield Conflict(
+                between=("paradigm.state", "action_head"),
+                why=f"every block is to have a state as a token, and {head.name} makes none of it",
+                hint='set paradigm.state = "episode", or choose a head whose state is a token '
+                '(action_head.state = "token")',
             )
         if not backbone.traits.imagines:
             yield Conflict(
@@ -251,8 +312,11 @@ class Autoregressive(ParadigmConfig):
             )
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
-        observed = ("text", "context", *(("state",) if spec.state.size else ()))
-        video, action = spec.schedules.video.steps, spec.schedules.action.steps
+        state = ("state",) if spec.state.size else ()
+        observed = ("text", "context", *(state if self.state == "episode" else ()))
+        state = () if self.state == "episode" else state
+        schedules = spec.schedules
+        video, action = schedules.video.evaluations, schedules.action.evaluations
         if spec.action_head.is_regression:
             action = 1
         first = Stage(
@@ -263,7 +327,7 @@ class Autoregressive(ParadigmConfig):
         )
         if self.action == "mutual":
             does = "denoise video and action together against the memory"
-            roles = ("target", "action")
+            roles = (*state, "target", "action")
             return first, Stage(roles=roles, passes=max(video, action), does=does)
         if self.observed_in_block:
             first = Stage(
@@ -275,15 +339,19 @@ class Autoregressive(ParadigmConfig):
             return first, *self._inverse_dynamics(action)
         return (
             first,
-            Stage(roles=("target",), passes=video, does="denoise the video against the memory"),
-            *self._inverse_dynamics(action),
+            Stage(
+                roles=(*state, "target"),
+                passes=video,
+                does="denoise the video against the memory",
+            ),
+            *self._inverse_dynamics(action, state),
         )
 
-    def _inverse_dynamics(self, steps: int) -> tuple[Stage, ...]:
+    def _inverse_dynamics(self, steps: int, state: tuple[str, ...] = ()) -> tuple[Stage, ...]:
         """From the finished video to the action."""
         return (
             Stage(roles=("target'",), passes=1, does="read the finished video, keep its keys"),
-            Stage(roles=("action",), passes=steps, does="denoise the action against both"),
+            Stage(roles=(*state, "action"), passes=steps, does="denoise the action against both"),
         )
 
     def build(self) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wamkit.engine.layers import to_device
-from wamkit.engine.noise_schedule import draw_noise, draw_uniform, shift_sigma
+from wamkit.engine.noise_schedule import NoiseSchedule, draw_noise, draw_uniform, shift_sigma
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap, denoise, init_sampler, prefill
 from wamkit.interfaces.types import (
     CLEAN,
@@ -21,9 +21,11 @@ from wamkit.interfaces.types import (
     ModelInputs,
     NoisyVectors,
     ParadigmOutput,
+    StateTokens,
+    base,
 )
 
-from . import first_block
+from . import FIRST, first_block
 from .memory import Memory, Names
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class AutoregressiveParadigm(Paradigm):
         """
         if self.config.observed_in_block:
             model = first_block.with_lead(model, inputs)
-        memory = self._recall_memory(model, inputs)
+        memory = self._recall_memory(model, self._without_state(inputs))
         now, block = memory.begun, self._blank(inputs, memory.begun)
         action = init_sampler("action", block, schedules, rng)
         video = init_sampler("video", block, schedules, rng)
@@ -90,7 +92,7 @@ class AutoregressiveParadigm(Paradigm):
             clip = self.act(model, inputs, schedules, rng).video
             assert clip is not None
             return clip
-        memory = self._recall_memory(model, inputs)
+        memory = self._recall_memory(model, self._without_state(inputs))
         block = self._blank(inputs, memory.begun).without("action")
         video = init_sampler("video", block, schedules, rng)
         denoise(model, block, {"video": video}, self.names.view(memory))
@@ -131,8 +133,15 @@ class AutoregressiveParadigm(Paradigm):
         video = self._video_of_sample(frames, noised["video"], schedules, rng)
         rest = [clip.only("context")] if "context" in clip.roles else []
         place = "video" if inputs.future is None else "future"
+        if self.config.denoise_first and rest:
+            first, goal = _first_frames(rest[0], schedules["video"], rng)
+            start = sum(len(part.roles) for part in (*rest, *video))
+            target["video"] = _joined_targets(target["video"], goal, start)
+            video = [*video, first]
         action = self._action_of_sample(inputs, noised["action"])
-        return inputs.with_(action=action, **{place: Frames.row([*rest, *video])}), target
+        blocks = range(count)
+        noisy = self._with_states(inputs, tuple(blocks), list(blocks))
+        return noisy.with_(action=action, **{place: Frames.row([*rest, *video])}), target
 
     def _video_of_sample(
         self,
@@ -143,12 +152,12 @@ class AutoregressiveParadigm(Paradigm):
     ) -> list[Frames]:
         """The frames of all blocks, noisy, and the clean copies.
 
-        Guides are those of the first block for all: imagined frames have none.
+        Guides of one block are those of the first: imagined frames have none.
         """
         count = self.config.chunks
         size = len(frames.roles) // count
         guide = frames.cond_latents
-        if guide is not None:
+        if guide is not None and self.config.guides == "block":
             guide = guide[:, :, :size].repeat(1, 1, count, 1, 1)
         x, sigma = noised
         noisy = Frames(
@@ -257,7 +266,7 @@ class AutoregressiveParadigm(Paradigm):
         frames = clip.only("target")
         size, steps, name = len(frames.roles), action.x.shape[1], self.names.of(block)
         made = _with_clip(
-            inputs.with_(
+            self._with_states(inputs, (name,), [block]).with_(
                 action=replace(
                     action,
                     roles=(f"action.{name}",) * steps,
@@ -268,11 +277,20 @@ class AutoregressiveParadigm(Paradigm):
                 frames,
                 roles=(f"target.{name}",) * size,
                 times=tuple(time + block * size for time in frames.times),
+                cond_latents=self._guide(clip, block, size),
             ),
         )
         if not self.config.observed_in_block:
             return made
         return first_block.place(made, clip.only("context"), block)
+
+    def _guide(self, clip: Frames, block: int, size: int) -> Tensor | None:
+        """Conditioning latents of the frames of a block; behind the last guide, the last ones."""
+        guide, first = clip.cond_latents, clip.where("target")[0]
+        if guide is None or self.config.guides == "block":
+            return clip.only("target").cond_latents
+        start = min(first + block * size, guide.shape[2] - size)
+        return guide[:, :, start : start + size]
 
     def _clean(
         self, inputs: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
@@ -281,7 +299,7 @@ class AutoregressiveParadigm(Paradigm):
 
         Actions that no token will see are left out.
         """
-        blank, name = self._blank(inputs, block), self.names.of(block)
+        blank, name = self._without_state(self._blank(inputs, block)), self.names.of(block)
         assert blank.clip is not None and blank.action is not None
         clip, action = None, None
         if z is not None:
@@ -302,6 +320,33 @@ class AutoregressiveParadigm(Paradigm):
             )
         return _with_clip(inputs.with_(action=action), clip)
 
+    def _with_states(
+        self, inputs: ModelInputs, names: tuple[int, ...], blocks: list[int]
+    ) -> ModelInputs:
+        """The inputs with their states, one a block, as tokens of those blocks.
+
+        In use there is one block, whose state may attend to more than in training.
+        """
+        x = inputs.state
+        if self.config.state == "episode" or x is None or inputs.action is None:
+            return inputs
+        in_use, steps = x.ndim == 2, inputs.action.x.shape[1] // len(names)
+        return inputs.with_(
+            state=None,
+            states=StateTokens(
+                x[:, None] if in_use else x,
+                tuple(self.config.states_of(str(name))[-1 if in_use else 0] for name in names),
+                tuple(float(block * steps - 1) for block in blocks),
+                follows_action=self.config.state_level == "action",
+            ),
+        )
+
+    def _without_state(self, inputs: ModelInputs) -> ModelInputs:
+        """The inputs without the state of a block, which no memory holds."""
+        if self.config.state == "episode":
+            return inputs
+        return inputs.with_(state=None, states=None)
+
     def _to_clip(self, inputs: ModelInputs, block: int, z: Tensor) -> Frames:
         """The clip of the inputs with the frames of a block as its target."""
         clip = inputs.clip
@@ -319,6 +364,29 @@ class AutoregressiveParadigm(Paradigm):
         return replace(clip, times=times).put(z, "target").at(0.0, "target")
 
 
+def _first_frames(
+    clip: Frames, flow: NoiseSchedule, rng: torch.Generator
+) -> tuple[Frames, DenoisingTarget]:
+    """The observed frames at a noise level of their own, and their targets."""
+    x = _by_place("video", clip.z)
+    noise = _by_place("video", draw_noise(tuple(clip.z.shape), x, rng))
+    sigma = flow.sample((len(x), 1), x, rng).expand(-1, x.shape[1])
+    z = _by_place("video", flow.add(x, noise, sigma))
+    noisy = Frames(z, (FIRST,) * x.shape[1], clip.times, sigma, clip.cond_latents)
+    velocity = _by_place("video", flow.velocity(x, noise))
+    return noisy, DenoisingTarget(velocity, flow.weight(sigma), tuple(range(x.shape[1])))
+
+
+def _joined_targets(target: DenoisingTarget, first: DenoisingTarget, start: int) -> DenoisingTarget:
+    """Targets of the frames of blocks, then those of the first frames, which `start` there."""
+    return DenoisingTarget(
+        torch.cat([target.velocity, first.velocity], 2),
+        torch.cat([target.weight, first.weight], 1),
+        target.places + tuple(start + place for place in first.places),
+        target.places + first.places,
+    )
+
+
 def _with_clip(inputs: ModelInputs, clip: Frames | None) -> ModelInputs:
     """The inputs with these frames alone, and without what happened before."""
     if inputs.future is None:
@@ -328,7 +396,7 @@ def _with_clip(inputs: ModelInputs, clip: Frames | None) -> ModelInputs:
 
 def _clean_roles(inputs: ModelInputs) -> tuple[str, ...]:
     """The roles of frames and actions in the inputs."""
-    return tuple(sorted(inputs.roles - {"text", "state"}))
+    return tuple(sorted(role for role in inputs.roles if base(role) not in ("text", "state")))
 
 
 def _roles(role: str, count: int, size: int) -> tuple[str, ...]:
