@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from wamkit import Observation, WamkitError
@@ -181,3 +182,42 @@ def test_a_statistics_file_that_is_no_table_is_not_taken_for_none(
     (tmp_path / "statistics.json").write_text(text)
     with pytest.raises(WamkitError, match="not a table of action and state"):
         read_statistics(tmp_path / "statistics.json")
+
+
+def test_the_center_is_cut_out_before_an_image_is_resized() -> None:
+    image = torch.zeros(1, 3, 20, 40)
+    image[..., 1:-1, 2:-2] = 1  # the inner nine tenths
+    view = View(name="a", size=(4, 6), center_share=0.9)
+    same_values(fit_to_view(image, view), torch.ones(1, 3, 4, 6), 1e-6)
+
+
+def test_whole_levels_are_cut_down_as_torch_casts() -> None:
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (1, 1, 3, 9, 12), dtype=torch.uint8, generator=rng)
+    cameras = CameraConfig(views=(View(name="a", size=(6, 8), rounding="floor"),))
+    canvas = CameraLayout(cameras).canvas({"a": image})[:, :, 0]
+    resized = F.interpolate(
+        image[0].float() / 255, (6, 8), mode="bilinear", antialias=True, align_corners=False
+    )
+    same_values((canvas + 1) * 127.5, (resized * 255).to(torch.uint8).float(), 1e-6)
+
+
+def test_repeated_columns_and_averaged_squares_follow_the_resize() -> None:
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 8, 8, generator=rng)
+    wide = fit_to_view(image, View(name="a", size=(8, 16), repeat_columns=2))
+    same_values(wide, image.repeat_interleave(2, -1))
+    small = fit_to_view(image, View(name="a", size=(4, 4), average=2))
+    same_values(small, F.interpolate(image, (4, 4), mode="bilinear", align_corners=False), 1e-6)
+    with pytest.raises(ValueError, match="whole number of columns"):
+        View(name="a", size=(8, 9), repeat_columns=2)
+
+
+def test_short_rows_are_refused_or_filled_with_black() -> None:
+    views = tuple(View(name=name, size=(2, 2)) for name in "abc")
+    refused = CameraConfig(layout="grid", views=views)
+    assert any("equally wide" in found.why for found in refused.conflicts())
+    filled = CameraConfig(layout="grid", views=views, fill=True)
+    assert not list(filled.conflicts())
+    canvas = CameraLayout(filled).canvas({name: torch.ones(1, 1, 3, 2, 2) for name in "abc"})
+    assert (canvas[..., 2:, 2:] == -1).all() and (canvas[..., :2, :] == 1).all()

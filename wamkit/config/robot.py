@@ -127,12 +127,22 @@ class View(Section):
     center_crop: float = Field(1.0, gt=0, le=1)
     """Share of the area that is cut from the center after the resize, and resized to `size` again,
     bilinear: the mean of the random crops that a policy learned from. 1 cuts nothing."""
-    rounding: Literal["none", "uint8"] = "none"
+    rounding: Literal["none", "uint8", "floor"] = "none"
     """`uint8`: images are 8-bit between all steps, and resized by Pillow, which rounds after each
-    axis; systems whose evaluation resizes 8-bit images need it."""
+    axis; systems whose evaluation resizes 8-bit images need it. `floor`: they are cut down to whole
+    levels once, after the resize, as torch casts (DreamZero)."""
     antialias: bool = True
     """Whether the resize averages all pixels of a larger image; without it, bilinear between the
     nearest ones (LingBot-VA)."""
+    center_share: float = Field(1.0, gt=0, le=1)
+    """Share of height and of width that is cut out at the center before any resize, the mean of the
+    random crops that a policy learned from (DreamZero: 0.95). 1 cuts nothing."""
+    repeat_columns: int = Field(1, gt=0)
+    """How often each column is repeated, after a resize to so many times less than the width
+    (DreamZero: 2 for the wrist)."""
+    average: int = Field(1, gt=0)
+    """Edge of the squares of pixels whose mean is one, after a resize to so many times the size
+    (DreamZero on Wan 2.2: 2)."""
 
     value_range: tuple[float, float] | None = None
     """For deep images, of one channel such as depth: the values that become black and white, in
@@ -159,6 +169,11 @@ class View(Section):
             raise ValueError(
                 f"{name} makes 8-bit colors, and a view with a value_range is deep; leave one out"
             )
+        others = self.jpeg, self.recorded_size, self.center_crop if self.center_crop < 1 else None
+        if self.rounding == "floor" and any(others):
+            raise ValueError(
+                'rounding = "floor" is of one resize; leave jpeg, recorded_size and center_crop out'
+            )
         return self
 
     @property
@@ -172,6 +187,21 @@ class View(Section):
         if size is not None and min(size) < 1:
             raise ValueError("height and width must be at least 1")
         return size
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width after the resize, before columns are repeated and squares averaged."""
+        height, width = self.size
+        return height * self.average, width * self.average // self.repeat_columns
+
+    @model_validator(mode="after")
+    def _whole_columns(self) -> View:
+        if self.size[1] * self.average % self.repeat_columns:
+            raise ValueError(
+                f"a width of {self.size[1]} is no whole number of columns that are repeated "
+                f"{self.repeat_columns} times"
+            )
+        return self
 
 
 class CameraConfig(Section):
@@ -197,6 +227,8 @@ class CameraConfig(Section):
     encode: Literal["canvas", "views"] = "canvas"
     """What the VAE encodes: the canvas as one image, or every view by itself, with its latents laid
     on the canvas (LingBot-VA)."""
+    fill: bool = False
+    """Whether rows that are shorter than others are filled with black (DreamZero on AgiBot)."""
 
     @property
     def apart(self) -> int:
@@ -270,7 +302,7 @@ class CameraConfig(Section):
                     hint=f"give them the same size[0]: {resize_hint(self)}",
                 )
         widths = [sum(view.size[1] for view in row) for row in rows]
-        if len(set(widths)) > 1:
+        if len(set(widths)) > 1 and not self.fill:
             yield Conflict(
                 between=("cameras.layout", "cameras.views"),
                 why=f"rows of a {self.layout} must be equally wide, found {widths}",

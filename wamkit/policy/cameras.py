@@ -57,7 +57,8 @@ class CameraLayout:
             views = [self._fitted(images, view).to(device) for view in self.config.views]
             stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
             return stacked.flatten(0, 1).transpose(1, 2)
-        canvas = torch.empty(batch * time, 3, *self.config.canvas, device=device)
+        shape = (batch * time, 3, *self.config.canvas)
+        canvas = torch.full(shape, -1.0, device=device)
         for view in self.config.views:
             top, left, height, width = self.boxes[view.name]
             image = self._fitted(images, view)

@@ -1,8 +1,8 @@
 """One view's images on their way to the canvas.
 
-Steps run in the order rotate, flip, recorded size, JPEG, fit, resize, center crop: on floats in
-[-1, 1] or, under `rounding = "uint8"`, on 8-bit images on the host, with Pillow where it decides
-about the last bit.
+Steps run in the order rotate, flip, center share, recorded size, JPEG, fit, resize, center crop,
+repeated columns, averaged squares: on floats in [-1, 1] or, under `rounding = "uint8"`, on 8-bit
+images on the host, with Pillow where it decides about the last bit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,21 @@ from ..files.images import open_image
 
 def fit_to_view(image: Tensor, view: View) -> Tensor:
     """Images [B, 3, h, w] in [-1, 1], or 8-bit, as the view's images in [-1, 1] at its size."""
+    if view.resized == view.size:
+        return _fitted(image, view)
+    image = _fitted(image, view.model_copy(update={"size": view.resized}))
+    image = image.repeat_interleave(view.repeat_columns, -1)
+    return F.avg_pool2d(image, view.average) if view.average > 1 else image
+
+
+def _fitted(image: Tensor, view: View) -> Tensor:
+    """The images before columns are repeated and squares averaged."""
+    if view.rounding == "floor":  # in [0, 1], as torch reads 8-bit images
+        unit = image.float() / 255 if image.dtype == torch.uint8 else (image.float() + 1) / 2
+        unit = _frame(_turn(unit, view), view, black=0.0)
+        if unit.shape[-2:] != (goal := _covering(unit, view)):
+            unit = _resize(unit, goal, view.filter).clamp(0, 1)
+        return _to_unit((_cut(unit, view) * 255).to(torch.uint8))
     if not view.is_8bit:
         image = _turn(_to_unit(image), view)
         if view.recorded_size is not None:
@@ -59,6 +74,11 @@ def _turn(image: Tensor, view: View) -> Tensor:
         image = torch.rot90(image, view.rotate // 90, (-2, -1))
     if view.flip != "none":
         image = image.flip(-1 if view.flip == "horizontal" else -2)
+    if view.center_share < 1:
+        height, width = image.shape[-2:]
+        high, wide = (max(1, int(n * view.center_share)) for n in (height, width))
+        top, left = round((height - high) / 2), round((width - wide) / 2)
+        image = image[..., top : top + high, left : left + wide]
     return image
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import wamkit_autoregressive.paradigm as autoregressive
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -48,6 +47,7 @@ NEGATIVE = (
     "fingers, stagnant image, cluttered background, three legs, many people in the background, "
     "walking backwards."
 )
+STEPS_OF_IMAGES = {"center_share": 0.95, "rounding": "floor"}
 SCHEDULE = {
     "shift": 5.0,
     "timestep_sampling": "indexed",
@@ -110,9 +110,9 @@ def table(weights: str, guided: bool) -> dict[str, Any]:
         "cameras": {
             "layout": "t_shape",
             "views": [
-                {"name": "wrist", "size": [16, 32]},
-                {"name": "left", "size": [16, 16]},
-                {"name": "right", "size": [16, 16]},
+                {"name": "wrist", "size": [16, 32], "repeat_columns": 2, **STEPS_OF_IMAGES},
+                {"name": "left", "size": [16, 16], **STEPS_OF_IMAGES},
+                {"name": "right", "size": [16, 16], **STEPS_OF_IMAGES},
             ],
         },
         "video": {"num_frames": 9, "new_images": 4, "new_clip": "apart"},
@@ -290,24 +290,13 @@ def test_levels_are_those_of_the_published_sampler(
     assert announced == record[f"levels/{steps}/timesteps"].tolist()
 
 
-def seen(images: Tensor, *, wide: bool) -> Tensor:
-    """Images of a camera as DROID's transforms leave them: cropped, resized, cut to 8 bits."""
-    x = images.float() / 255
-    (height, width), edges = x.shape[-2:], [int(n * 0.95) for n in x.shape[-2:]]
-    top, left = (round((n - e) / 2) for n, e in zip((height, width), edges, strict=True))
-    x = x[..., top : top + edges[0], left : left + edges[1]]
-    x = F.interpolate(x, (16, 16), mode="bilinear", antialias=True, align_corners=False)
-    x = (x * 255).to(torch.uint8)
-    return (x.repeat_interleave(2, -1) if wide else x)[None]
-
-
 def observed(record: dict[str, Tensor], chunk: int, images: slice) -> Observation:
     left, right, wrist = record["run/images"][:, images]
     return Observation(
         {
-            "left": seen(left, wide=False),
-            "right": seen(right, wide=False),
-            "wrist": seen(wrist, wide=True),
+            "left": left[None],
+            "right": right[None],
+            "wrist": wrist[None],
         },
         "put the cup on the plate",
         record["run/states"][chunk : chunk + 1],
