@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from ..config.parts import KINDS
+from ..config.prompts import fill_template
 from ..files.images import open_image
 from ..policy.observation import Observation, random_observation
 from ..policy.policy import DTYPES, Policy
@@ -204,7 +205,7 @@ def _rows_outside_chunk(
             found = {n: files.enter_context(open_image(buffer.getvalue(), n)) for n in names}
             Observation(images=found, prompt="pick up the cup")
 
-    prompt = policy.spec.text_encoder.prompt_template.replace("{instruction}", "task 1")
+    prompt = fill_template(policy.spec.text_encoder.prompt_template, "task 1")
     runs: dict[str, Callable[[], Any]] = {
         "images": images,
         "text, new": lambda: policy.text_encoder.encode([prompt]),

@@ -16,6 +16,7 @@ from ..files.variables import BLOCK, DEBUG
 from .configs import config_conflicts, unseen
 from .parts import KINDS, Caution, Conflict, Finding, Part
 from .programs import level_conflicts
+from .prompts import has_place
 from .registry import registry
 from .shared_clip import shared_clip_conflicts
 from .spec import PolicySpec, draft, read
@@ -213,7 +214,7 @@ def _text(spec: PolicySpec) -> Iterator[Conflict]:
             hint="choose an action head that attends to the instruction, such as mot with "
             'action_head.text = "cross"',
         )
-    if "{instruction}" not in spec.text_encoder.prompt_template:
+    if not has_place(spec.text_encoder.prompt_template):
         yield Conflict(
             between=("text_encoder.prompt_template",),
             why=f"{spec.text_encoder.prompt_template!r} has no place for the instruction",

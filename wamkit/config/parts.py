@@ -207,7 +207,8 @@ class TextEncoderConfig(Weighted):
     """True if a saved policy names the encoder's own folder instead of copying its weights."""
 
     prompt_template: str = "{instruction}"
-    """Text that is encoded; `{instruction}` is replaced by the instruction."""
+    """Text that is encoded; `{instruction}` is replaced by the instruction, `{lower_instruction}`
+    by the same in lower case."""
     negative_prompt: str = ""
     """Prompt that classifier-free guidance steers away from; read only where a schedule has a
     `guidance_scale` other than 1."""

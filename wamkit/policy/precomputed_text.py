@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..checkpoints.files import headers, write_tensors
 from ..checkpoints.finite import fault
 from ..config.parts import TextEncoderConfig
+from ..config.prompts import fill_template
 from ..errors import WamkitError, did_you_mean
 from ..files import strict_json
 from ..files.durable import as_not_written, make_folder
@@ -166,9 +167,7 @@ def precompute(
     each prompt; `encoder` is that of `config`, if it is built already. Raises WamkitError if the
     file was made with other settings or another encoder.
     """
-    prompts = list(
-        dict.fromkeys(config.prompt_template.replace("{instruction}", p) for p in prompts)
-    )
+    prompts = list(dict.fromkeys(fill_template(config.prompt_template, p) for p in prompts))
     encoder = config.build() if encoder is None else encoder
     known: dict[str, Text] = {}
     if file.exists():

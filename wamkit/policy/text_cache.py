@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config.prompts import fill_template
 from ..interfaces.conditioner import Conditioner
 from ..interfaces.text_encoder import TextEncoder
 from ..interfaces.types import Text
@@ -36,7 +37,7 @@ class TextEmbeddingCache:
     def encode(self, prompts: Sequence[str], template: str | None = None) -> Text:
         """B instructions, put into the template, to embeddings [B, L, width]."""
         form = self.template if template is None else template
-        texts = [form.replace("{instruction}", prompt.strip()) for prompt in prompts]
+        texts = [fill_template(form, prompt.strip()) for prompt in prompts]
         if self.encoder.trainable:
             self.encoded += len(texts)
             return _with_padding_token(self.encoder.encode(texts))

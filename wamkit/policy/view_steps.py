@@ -36,7 +36,7 @@ def _fitted(image: Tensor, view: View) -> Tensor:
         unit = image.float() / 255 if image.dtype == torch.uint8 else (image.float() + 1) / 2
         unit = _frame(_turn(unit, view), view, black=0.0)
         if unit.shape[-2:] != (goal := _covering(unit, view)):
-            unit = _resize(unit, goal, view.filter).clamp(0, 1)
+            unit = _resize(unit, goal, view).clamp(0, 1)
         return _to_unit((_cut(unit, view) * 255).to(torch.uint8))
     if not view.is_8bit:
         image = _turn(_to_unit(image), view)

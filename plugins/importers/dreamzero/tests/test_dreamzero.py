@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,112 +16,39 @@ import wamkit_autoregressive.paradigm as autoregressive
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from wamkit_dreamzero import DreamZero
 from wamkit_wan.image_encoder import ImageEncoder, Shape
+from wamkit_wan.image_encoder import tiny as clip_shape
+from wamkit_wan.vae import WAN21, WanVAE, tiny
+from wamkit_wan.vae_weights import LAYOUTS
 
 import wamkit.interfaces.paradigm as interface
-from wamkit.checkpoints.safetensors import load
-from wamkit.config.spec import parse
+from wamkit.checkpoints.files import Entry
+from wamkit.checkpoints.source import Source
+from wamkit.config.spec import parse, read
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text
-from wamkit.policy.actions import Statistics
+from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.parity import float64, same_values, to_float64
 
 DATA = Path(__file__).parent / "data"
+EXAMPLES = Path(__file__).parents[4] / "examples"
 BLOCKS, STEPS, VALUES = 3, 4, 8
 ROWS = ("min", "max", "mean", "std", "q01", "q99")
-TEMPLATE = (
-    "A multi-view video shows that a robot {instruction} The video is split into three views: The "
-    "top view shows the camera view from the robot's wrist, the bottom-left view shows the camera "
-    "view from the left exterior camera, and the bottom-right view shows the camera view from the "
-    "right exterior camera. During training, one of the two bottom exterior views may be a black "
-    "screen (dropped view). The robot {instruction}"
+VERIFIED = DreamZero.verified
+KEYS = {"joint_position": 7, "gripper_position": 1}
+SIZES = (
+    *("backbone.variant=tiny", "vae.width=tiny", "dtype=float32"),
+    *("text_encoder.name=bytes", "text_encoder.max_length=511"),
+    *("cameras.views.0.size=[16, 32]", "cameras.views.1.size=[16, 16]"),
+    "cameras.views.2.size=[16, 16]",
 )
-NEGATIVE = (
-    "Vibrant colors, overexposed, static, blurry details, text, subtitles, style, artwork, "
-    "painting, image, still, grayscale, dull, worst quality, low quality, JPEG artifacts, ugly, "
-    "mutilated, extra fingers, bad hands, bad face, deformed, disfigured, mutated limbs, fused "
-    "fingers, stagnant image, cluttered background, three legs, many people in the background, "
-    "walking backwards."
-)
-STEPS_OF_IMAGES = {"center_share": 0.95, "rounding": "floor"}
-SCHEDULE = {
-    "shift": 5.0,
-    "timestep_sampling": "indexed",
-    "solver": "unipc",
-    "steps": 16,
-    "grid_start": 0.999,
-    "whole_timesteps": True,
-    "evaluate_steps": [0, 1, 2, 6, 10, 13, 14, 15],
-}
-
-
-def table(weights: str, guided: bool) -> dict[str, Any]:
-    """The spec at tiny size; unguided, it is that on Wan 2.2 TI2V-5B."""
-    sizes = {"layers": 2, "num_heads": 2, "head_dim": 12, "mlp_dim": 32, "text_width": 16}
-    return {
-        "backbone": {
-            "name": "wan",
-            "variant": "tiny",
-            "cond_channels": 20 if guided else 0,
-            "cond_embeds_width": 16,
-            **sizes,
-        },
-        "vae": {"name": "wan2.1", "width": "tiny"},
-        "text_encoder": {
-            "name": "bytes",
-            "max_length": 511,
-            "prompt_template": TEMPLATE,
-            "negative_prompt": NEGATIVE,
-        },
-        "action_head": {
-            "name": "shared_stream",
-            "weights": weights,
-            "positions": "line",
-            "sine_first": True,
-            "hidden_width": 20,
-            "way_out": "none",
-            "action_slots": 12,
-            "state_slots": 10,
-        },
-        "paradigm": {
-            "name": "autoregressive",
-            "chunks": BLOCKS,
-            "action": "mutual",
-            "context_noise_prob": 0.0,
-            "state": "block",
-            "state_sees": "block_in_use",
-            "state_level": "action",
-            "guides": "sample",
-            "denoise_first": True,
-        },
-        "actions": {
-            "chunk_size": STEPS,
-            "clip": 1.0,
-            "groups": [
-                {"name": "joints", "size": 7, "kind": "relative", "state": 0},
-                {"name": "gripper", "size": 1},
-            ],
-        },
-        "state": {"size": VALUES, "normalization": "quantile", "clip": 1.0},
-        "cameras": {
-            "layout": "t_shape",
-            "views": [
-                {"name": "wrist", "size": [16, 32], "repeat_columns": 2, **STEPS_OF_IMAGES},
-                {"name": "left", "size": [16, 16], **STEPS_OF_IMAGES},
-                {"name": "right", "size": [16, 16], **STEPS_OF_IMAGES},
-            ],
-        },
-        "video": {"num_frames": 9, "new_images": 4, "new_clip": "apart"},
-        "schedules": {
-            "video": {**SCHEDULE, "guidance_scale": 5.0},
-            "action": {**SCHEDULE, "shared_sigma": True, "loss_weight": VALUES / 12},
-        },
-    }
+"""Parts as small as the record; other sizes are in `config.json` and in the tensors."""
 
 
 def fill(module: nn.Module, seed: int) -> nn.Module:
@@ -139,29 +67,100 @@ def record() -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def built(record: dict[str, Tensor], folder: Path, *, guided: bool = True) -> Policy:
-    """The composition, its weights read from one file laid out as DreamZero's checkpoint."""
-    start, file = "weights/", str(folder / "model.safetensors")
+def published(name: str, layers: dict[str, int] | None = None) -> dict[str, list[int]]:
+    """Name -> shape of every tensor of a released checkpoint, or of one with fewer layers."""
+    found: dict[str, list[int]] = {}
+    for key, (count, shape) in json.loads((DATA / "dreamzero_names.json").read_text())[
+        name
+    ].items():
+        part = key.split(".")[1]
+        for layer in range((layers or {}).get(part, count) if "*" in key else 1):
+            found[key.replace("*", str(layer))] = shape
+    return found
+
+
+def tower(encoder: ImageEncoder, shape: Shape) -> dict[str, Tensor]:
+    """A CLIP tower under its published names, with a last layer of zeros."""
+    ours, layer = encoder.state_dict(), "encoder.layers.{}."
+    found = {
+        "cls_embedding": ours["embeddings.class_embedding"][None, None],
+        "pos_embedding": ours["embeddings.position_embedding.weight"][None],
+        "patch_embedding.weight": ours["embeddings.patch_embedding.weight"],
+    }
+    names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj"}
+    names |= {"mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
+    for kind in ("weight", "bias"):
+        found[f"pre_norm.{kind}"] = ours[f"pre_layrnorm.{kind}"]
+        for i in range(shape.layers - 1):
+            start, old = layer.format(i), f"transformer.{i}."
+            found |= {f"{old}{k}.{kind}": ours[f"{start}{v}.{kind}"] for k, v in names.items()}
+            parts = [ours[f"{start}self_attn.{x}_proj.{kind}"] for x in "qkv"]
+            found[f"{old}attn.to_qkv.{kind}"] = torch.cat(parts)
+    return found
+
+
+def checkpoint(record: dict[str, Tensor], folder: Path, *, guided: bool = True) -> Path:
+    """A folder as it is released: every tensor name, in two files, with settings and statistics."""
+    start, shape = "weights/", clip_shape(16)
     state = {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
     if not guided:
         name = "action_head.model.patch_embedding.weight"
         state[name] = state[name][:, :16].contiguous()
-    for other in ("text_encoder", "image_encoder", "vae"):
-        state[f"action_head.{other}.model.weight"] = torch.ones(3)
-    save_file(state, file)
-    weights = f"{file}#action_head.model"
-    raw = table(weights, guided)
-    for group in raw["actions"]["groups"]:
-        group["normalization"] = "quantile"
-    policy = Policy.from_spec(
-        parse(raw),
-        statistics={
-            kind: Statistics(*(tuple(record[f"statistics/{kind}.{row}"].tolist()) for row in ROWS))
-            for kind in ("action", "state")
-        },
-    )
-    load(policy.backbone, weights, layouts=policy.spec.backbone.layouts())
-    fill(policy.vae, 11)  # type: ignore[arg-type]
+    vae = fill(WanVAE(tiny(WAN21)), 11).state_dict()
+    clip = tower(fill(ImageEncoder(shape), 12), shape)  # type: ignore[arg-type]
+    (original,) = [x for x in LAYOUTS["wan2.1"] if x.name == "original"]
+    layers = {"model": 2, "image_encoder": shape.layers, "text_encoder": 1}
+    for name in published("14b" if guided else "5b", layers):
+        part, _, rest = name.removeprefix("action_head.").partition(".model.")
+        if part == "vae" and guided:
+            state[name] = vae[original.rename(rest)[0]]
+        elif part == "image_encoder":
+            known = clip.get(rest.removeprefix("visual."))
+            state[name] = torch.zeros(1) if known is None else known
+        elif name.startswith("action_head.text_encoder."):
+            state[name] = torch.zeros(1)
+        assert name in state or not guided, name
+    if not guided:  # the VAE of the other release
+        state |= {f"action_head.vae.model.{k}": vae[original.rename(k)[0]] for k in VAE21()}
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(state)
+    for i, some in enumerate((names[::2], names[1::2]), 1):
+        file = folder / f"model-0000{i}-of-00002.safetensors"
+        save_file({name: state[name].contiguous() for name in some}, file)
+    where = {n: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, n in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    network = {"num_heads": 2, "max_chunk_size": BLOCKS, "num_frame_per_block": 2}
+    network |= {"num_action_per_block": STEPS}
+    settings = {"diffusion_model_cfg": network, "action_horizon": STEPS}
+    (folder / "config.json").write_text(json.dumps({"action_head_cfg": {"config": settings}}))
+    (folder / "experiment_cfg").mkdir(exist_ok=True)
+    (folder / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata(record)))
+    return folder
+
+
+def VAE21() -> list[str]:  # noqa: N802
+    """Names of the VAE of Wan 2.1 in its original layout."""
+    start = "action_head.vae.model."
+    return [name.removeprefix(start) for name in published("14b") if name.startswith(start)]
+
+
+def metadata(record: dict[str, Tensor]) -> dict[str, Any]:
+    """`metadata.json` with the recorded statistics."""
+    tables: dict[str, Any] = {"statistics": {}, "modalities": {}}
+    for kind in ("action", "state"):
+        rows = {row: record[f"statistics/{kind}.{row}"].split([*KEYS.values()]) for row in ROWS}
+        tables["statistics"][kind] = {
+            key: {row: parts[i].tolist() for row, parts in rows.items()}
+            for i, key in enumerate(KEYS)
+        }
+        tables["modalities"][kind] = {key: {"shape": [size]} for key, size in KEYS.items()}
+    return {"oxe_droid": tables}
+
+
+def built(record: dict[str, Tensor], folder: Path, *, guided: bool = True) -> Policy:
+    """The policy that is imported from such a folder, with recorded parts around the network."""
+    plan = plan_import(checkpoint(record, folder / "released", guided=guided), None, SIZES)
+    policy = Policy.load(plan.write(folder / "policy", random_parts=True))
     fill(policy.text_encoder, 13)  # type: ignore[arg-type]
     policy.conditioner = fill(ImageEncoder(Shape(16, layers=2, heads=2)), 12)  # type: ignore[assignment]
     encode = policy.text_encoder.encode  # padding is zeros, and attended, as with UMT5
@@ -231,8 +230,8 @@ def test_the_training_pass_predicts_the_same(
         out = wide.model(inputs)
     assert out.video is not None
     video = torch.cat([out.video[:, :, -1:], out.video[:, :, 1 : 1 + 2 * BLOCKS]], 2)
-    same_values(video, record[f"trained/{name}/video"], 1e-11)
-    same_values(out.action, record[f"trained/{name}/action"], 1e-11)
+    same_values(video, record[f"trained/{name}/video"], VERIFIED["network"])
+    same_values(out.action, record[f"trained/{name}/action"], VERIFIED["network"])
 
 
 @float64()
@@ -242,17 +241,19 @@ def test_losses_and_training_levels_are_the_published_ones(
     wide, record = to_float64(policy), to_float64(record)
     inputs, goals = noised(wide, record, monkeypatch, guided=True)
     assert inputs.video is not None and inputs.action is not None
-    same_values(1000 * inputs.action.sigma, record["trained/timesteps_action"], 1e-6)
+    same_values(1000 * inputs.action.sigma, record["trained/timesteps_action"], VERIFIED["levels"])
     sigma = inputs.video.sigma[:, [*range(1, 1 + 2 * BLOCKS)]]
-    same_values(1000 * sigma, record["trained/timesteps"][:, 1:], 1e-6)
+    same_values(1000 * sigma, record["trained/timesteps"][:, 1:], VERIFIED["levels"])
     with torch.no_grad():
         out = wide.model(inputs)
     assert out.video is not None and out.action is not None
     real = wide.action_head.to_latent("action", torch.ones(1, BLOCKS * STEPS, VALUES))
     action = vector_loss(out.action, goals["action"], real)
-    same_values(video_loss(out.video, goals["video"], None), record["trained/loss_video"], 1e-6)
+    same_values(
+        video_loss(out.video, goals["video"], None), record["trained/loss_video"], VERIFIED["loss"]
+    )
     weight = wide.schedules["action"].config.loss_weight
-    same_values(weight * action, record["trained/loss_action"], 1e-6)
+    same_values(weight * action, record["trained/loss_action"], VERIFIED["loss"])
 
 
 @float64()
@@ -282,7 +283,9 @@ def test_levels_are_those_of_the_published_sampler(
 ) -> None:
     config = policy.spec.schedules.video.model_copy(update={"steps": steps, "evaluate_steps": None})
     run = NoiseSchedule(config).init_sampler(torch.zeros(1))
-    same_values(torch.tensor(run.nodes), record[f"levels/{steps}/sigmas"].float(), 1e-7)
+    same_values(
+        torch.tensor(run.nodes), record[f"levels/{steps}/sigmas"].float(), VERIFIED["levels"]
+    )
     announced = []
     while not run.done:
         announced.append(round(1000 * run.sigma))
@@ -294,11 +297,11 @@ def observed(record: dict[str, Tensor], chunk: int, images: slice) -> Observatio
     left, right, wrist = record["run/images"][:, images]
     return Observation(
         {
-            "left": left[None],
-            "right": right[None],
-            "wrist": wrist[None],
+            "exterior_image_1_left": left[None],
+            "exterior_image_2_left": right[None],
+            "wrist_image_left": wrist[None],
         },
-        "put the cup on the plate",
+        "Put the Cup on the plate",
         record["run/states"][chunk : chunk + 1],
     )
 
@@ -316,4 +319,80 @@ def test_an_episode_acts_as_the_published_policy(
             same_values((canvas + 1) * 127.5, record[f"ran/canvas.{chunk}"][0].float(), 1e-6)
         assert session.num_images == images.stop - images.start if chunk else 1
         values = session.act(observation).values[0]
-        same_values(values, record[f"ran/actions.{chunk}"], 1e-5)
+        same_values(values, record[f"ran/actions.{chunk}"], VERIFIED["run"])
+
+
+@pytest.fixture
+def whole(record: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The plan of a checkpoint at its published size, of which only names and shapes are there."""
+
+    def make(name: str, robot: str = "oxe_droid") -> ImportPlan:
+        folder = checkpoint(record, tmp_path)
+        facts = metadata(record) if robot == "oxe_droid" else {robot: AGIBOT}
+        (folder / "experiment_cfg" / "metadata.json").write_text(json.dumps(facts))
+        (folder / "config.json").write_text("{}")
+        file = folder / "model-00001-of-00002.safetensors"
+        entries = {k: Entry(file, k, tuple(shape), "BF16") for k, shape in published(name).items()}
+        monkeypatch.setattr(Source, "_entries", lambda *_: entries)
+        return plan_import(folder, None, ["text_encoder.name=bytes"])
+
+    return make
+
+
+def rows(size: int) -> dict[str, list[float]]:
+    values = {"min": -3.0, "max": 3.0, "mean": 0.1, "std": 1.0, "q01": -2.0, "q99": 2.0}
+    return {row: [value] * size for row, value in values.items()}
+
+
+AGIBOT_KEYS = {
+    "left_arm_joint_position": 7,
+    "right_arm_joint_position": 7,
+    "left_effector_position": 1,
+    "right_effector_position": 1,
+    "head_position": 2,
+    "waist_position": 2,
+}
+AGIBOT: dict[str, Any] = {
+    "statistics": {
+        "state": {key: rows(size) for key, size in AGIBOT_KEYS.items()},
+        "action": {key: rows(size) for key, size in {**AGIBOT_KEYS, "robot_velocity": 2}.items()},
+    },
+    "modalities": {
+        "state": {key: {"shape": [size]} for key, size in AGIBOT_KEYS.items()},
+        "action": {
+            key: {"shape": [size]} for key, size in {**AGIBOT_KEYS, "robot_velocity": 2}.items()
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "example"), [("14b", "dreamzero_14b.toml"), ("5b", "dreamzero_5b.toml")]
+)
+def test_every_tensor_of_a_published_checkpoint_is_accounted_for(
+    whole: Any, name: str, example: str
+) -> None:
+    plan = whole(name)
+    used = {entry.name for entries in plan.weights.values() for entry in entries.values()}
+    left_out = {tensor for names in plan.dropped.values() for tensor in names}
+    assert used | left_out == set(published(name)) and not used & left_out
+    assert parse(dict(plan.imported.spec)) == parse(read(EXAMPLES / example))
+
+
+def test_agibot_has_a_black_corner_and_a_prompt_of_its_own(whole: Any) -> None:
+    spec = whole("14b", "agibot").spec
+    assert spec.cameras.fill and spec.cameras.canvas == (352, 640)
+    assert "black screen" in spec.text_encoder.prompt_template
+    assert (spec.actions.size, spec.state.size) == (22, 20)
+
+
+def test_the_imported_clip_tower_is_that_of_the_checkpoint(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    plan = plan_import(checkpoint(record, tmp_path / "released"), None, SIZES)
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    expected: Any = fill(ImageEncoder(clip_shape(16)), 12)
+    found: Any = policy.conditioner
+    assert all(torch.equal(v, found.state_dict()[k]) for k, v in expected.state_dict().items())
+    again = Policy.load(policy.save(tmp_path / "again"))
+    assert again.spec == policy.spec
