@@ -35,6 +35,7 @@ def test_the_published_systems_and_the_new_ones_are_there() -> None:
         "light_wam",
         "lingbot_va",
         "lingbot_va_robotwin",
+        "dreamzero_14b",
         "dreamzero_5b",
         "ge_act",
         "mimic_video",
@@ -80,7 +81,8 @@ PARAMETERS = {
     "image_wam_9b": (9_078_581_248, None),
     "ge_act": (1_948_569_728, None),
     "lingbot_va": (4_999_787_712, 67_058_718),
-    "dreamzero_5b": (4_999_787_712, None),
+    "dreamzero_5b": (5_571_878_848, 34_813_984),
+    "dreamzero_14b": (16_394_878_784, 89_413_664),
 }
 
 
@@ -104,6 +106,7 @@ TOKENS = {
     "ge_act": {"action": 36},
     "lingbot_va": {"context": 32},
     "dreamzero_5b": {"context": 50, "target": 2 * 50, "action": 24, "state": 1},
+    "dreamzero_14b": {"context": 880, "target": 2 * 880, "action": 24, "state": 1},
 }
 
 
@@ -125,6 +128,7 @@ ATTENTION = {
     "image_wam_9b": (32, 32, 32, 128),
     "lingbot_va": (30, 24, 24, 128),
     "dreamzero_5b": (30, 24, 24, 128),
+    "dreamzero_14b": (40, 40, 40, 128),
 }
 
 

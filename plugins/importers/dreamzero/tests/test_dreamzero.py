@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from wamkit.checkpoints.source import Source
 from wamkit.config.spec import parse, read
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.engine.passes import PassRunner
+from wamkit.errors import WamkitError
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Frames, ModelInputs, NoisyVectors, Text
 from wamkit.policy.importing import ImportPlan, plan_import
@@ -99,7 +101,28 @@ def tower(encoder: ImageEncoder, shape: Shape) -> dict[str, Tensor]:
     return found
 
 
-def checkpoint(record: dict[str, Tensor], folder: Path, *, guided: bool = True) -> Path:
+ADAPTED = re.compile(r"(self_attn|cross_attn)\.[qkvo]\.weight$|\.ffn\.[02]\.weight$")
+
+
+def adapted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights where training with LoRA is not merged: as `peft` names them, rank 2."""
+    rng, found = torch.Generator().manual_seed(9), {}
+    for name, value in state.items():
+        new = name.replace("action_head.model.", "action_head.model.base_model.model.")
+        start = new.removesuffix("weight").removesuffix("bias")
+        if name.startswith("action_head.model.") and ADAPTED.search(f"{start}weight"):
+            if new.endswith("weight"):
+                out, into = value.shape
+                found[f"{start}lora_A.default.weight"] = torch.randn(2, into, generator=rng)
+                found[f"{start}lora_B.default.weight"] = torch.randn(out, 2, generator=rng)
+            new = start + "base_layer." + new.removeprefix(start)
+        found[new] = value
+    return found
+
+
+def checkpoint(
+    record: dict[str, Tensor], folder: Path, *, guided: bool = True, lora: bool = False
+) -> Path:
     """A folder as it is released: every tensor name, in two files, with settings and statistics."""
     start, shape = "weights/", clip_shape(16)
     state = {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
@@ -110,18 +133,18 @@ def checkpoint(record: dict[str, Tensor], folder: Path, *, guided: bool = True) 
     clip = tower(fill(ImageEncoder(shape), 12), shape)  # type: ignore[arg-type]
     (original,) = [x for x in LAYOUTS["wan2.1"] if x.name == "original"]
     layers = {"model": 2, "image_encoder": shape.layers, "text_encoder": 1}
-    for name in published("14b" if guided else "5b", layers):
+    for name in published("14b", layers):
         part, _, rest = name.removeprefix("action_head.").partition(".model.")
-        if part == "vae" and guided:
+        if part == "vae":
             state[name] = vae[original.rename(rest)[0]]
         elif part == "image_encoder":
             known = clip.get(rest.removeprefix("visual."))
             state[name] = torch.zeros(1) if known is None else known
         elif name.startswith("action_head.text_encoder."):
             state[name] = torch.zeros(1)
-        assert name in state or not guided, name
-    if not guided:  # the VAE of the other release
-        state |= {f"action_head.vae.model.{k}": vae[original.rename(k)[0]] for k in VAE21()}
+        assert name in state, name
+    if lora:
+        state = adapted(state)
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(state)
     for i, some in enumerate((names[::2], names[1::2]), 1):
@@ -132,16 +155,11 @@ def checkpoint(record: dict[str, Tensor], folder: Path, *, guided: bool = True) 
     network = {"num_heads": 2, "max_chunk_size": BLOCKS, "num_frame_per_block": 2}
     network |= {"num_action_per_block": STEPS}
     settings = {"diffusion_model_cfg": network, "action_horizon": STEPS}
+    settings |= {"lora_rank": 2, "lora_alpha": 3}
     (folder / "config.json").write_text(json.dumps({"action_head_cfg": {"config": settings}}))
     (folder / "experiment_cfg").mkdir(exist_ok=True)
     (folder / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata(record)))
     return folder
-
-
-def VAE21() -> list[str]:  # noqa: N802
-    """Names of the VAE of Wan 2.1 in its original layout."""
-    start = "action_head.vae.model."
-    return [name.removeprefix(start) for name in published("14b") if name.startswith(start)]
 
 
 def metadata(record: dict[str, Tensor]) -> dict[str, Any]:
@@ -328,7 +346,7 @@ def whole(record: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def make(name: str, robot: str = "oxe_droid") -> ImportPlan:
         folder = checkpoint(record, tmp_path)
-        facts = metadata(record) if robot == "oxe_droid" else {robot: AGIBOT}
+        facts = metadata(record) if robot == "oxe_droid" else {robot: agibot()}
         (folder / "experiment_cfg" / "metadata.json").write_text(json.dumps(facts))
         (folder / "config.json").write_text("{}")
         file = folder / "model-00001-of-00002.safetensors"
@@ -344,26 +362,16 @@ def rows(size: int) -> dict[str, list[float]]:
     return {row: [value] * size for row, value in values.items()}
 
 
-AGIBOT_KEYS = {
-    "left_arm_joint_position": 7,
-    "right_arm_joint_position": 7,
-    "left_effector_position": 1,
-    "right_effector_position": 1,
-    "head_position": 2,
-    "waist_position": 2,
-}
-AGIBOT: dict[str, Any] = {
-    "statistics": {
-        "state": {key: rows(size) for key, size in AGIBOT_KEYS.items()},
-        "action": {key: rows(size) for key, size in {**AGIBOT_KEYS, "robot_velocity": 2}.items()},
-    },
-    "modalities": {
-        "state": {key: {"shape": [size]} for key, size in AGIBOT_KEYS.items()},
-        "action": {
-            key: {"shape": [size]} for key, size in {**AGIBOT_KEYS, "robot_velocity": 2}.items()
-        },
-    },
-}
+def agibot() -> dict[str, Any]:
+    """`metadata.json` of the other released robot, with plausible statistics."""
+    sizes = {"arm_joint": 7, "effector": 1}
+    keys = {f"{side}_{k}_position": n for k, n in sizes.items() for side in ("left", "right")}
+    keys |= {"head_position": 2, "waist_position": 2}
+    kinds = {"state": keys, "action": {**keys, "robot_velocity": 2}}
+    return {
+        "statistics": {k: {key: rows(n) for key, n in v.items()} for k, v in kinds.items()},
+        "modalities": {k: {key: {"shape": [n]} for key, n in v.items()} for k, v in kinds.items()},
+    }
 
 
 @pytest.mark.parametrize(
@@ -396,3 +404,44 @@ def test_the_imported_clip_tower_is_that_of_the_checkpoint(
     assert all(torch.equal(v, found.state_dict()[k]) for k, v in expected.state_dict().items())
     again = Policy.load(policy.save(tmp_path / "again"))
     assert again.spec == policy.spec
+
+
+def test_adapters_that_were_never_merged_are_merged_by_the_scale_of_the_settings(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    plan = plan_import(checkpoint(record, tmp_path / "released", lora=True), None, SIZES)
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    start = "action_head.model."
+    state = {k.removeprefix("weights/"): v for k, v in record.items() if k.startswith("weights/")}
+    files = adapted(state)
+    layer = f"{start}base_model.model.blocks.1.cross_attn.k."
+    a, b = (files[f"{layer}lora_{x}.default.weight"] for x in "AB")
+    found: Any = policy.backbone
+    merged = state[f"{start}blocks.1.cross_attn.k.weight"] + 1.5 * b @ a
+    same_values(found.blocks[1].attn2.to_k.weight, merged, 1e-6)
+    head: Any = policy.action_head
+    theirs = state[f"{start}action_encoder.W2.W"]
+    assert torch.equal(head.action_embedder.W2.weight, theirs.transpose(1, 2))
+
+
+@pytest.mark.parametrize(("evaluations", "made"), [(5, 5), (8, 8), (16, 16)])
+def test_the_number_of_evaluations_is_an_option_of_the_import(
+    record: dict[str, Tensor], tmp_path: Path, evaluations: int, made: int
+) -> None:
+    options = (*SIZES, f"importer.evaluations={evaluations}")
+    spec = plan_import(checkpoint(record, tmp_path), None, options).spec
+    assert spec.schedules.video.evaluations == spec.schedules.action.evaluations == made
+    assert spec.paradigm.program(spec)[1].passes == made
+
+
+def test_a_checkpoint_without_statistics_or_of_an_unknown_robot_is_refused(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = checkpoint(record, tmp_path)
+    file = folder / "experiment_cfg" / "metadata.json"
+    file.write_text(json.dumps({"some_arm": {}}))
+    with pytest.raises(WamkitError, match=r"metadata\.json is of some_arm"):
+        plan_import(folder, None, SIZES)
+    file.unlink()
+    with pytest.raises(WamkitError, match=r"no experiment_cfg/metadata\.json"):
+        plan_import(folder, None, SIZES)

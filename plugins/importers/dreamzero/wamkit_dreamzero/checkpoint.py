@@ -64,6 +64,7 @@ def read(importer: DreamZero, source: Source) -> Imported:
             "name": "wan",
             "variant": "2.2-ti2v-5b" if vae == "wan2.2" else "2.1-i2v-14b",
             **sizes.backbone(network.get("num_heads")),
+            **_adapters(source, given),
         },
         "vae": {"name": vae},
         "text_encoder": {
@@ -185,6 +186,13 @@ def _settings(source: Source) -> Mapping[str, Any]:
     for key in ("action_head_cfg", "config"):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else {}
+
+
+def _adapters(source: Source, given: Mapping[str, Any]) -> dict[str, float]:
+    """The scale of LoRA adapters that were never merged; the published default is 4 / 4."""
+    if not any(".lora_A." in name for name in source.tensors):
+        return {}
+    return {"lora_scale": given.get("lora_alpha", 4) / given.get("lora_rank", 4)}
 
 
 def _metadata(importer: DreamZero, source: Source) -> tuple[str, Mapping[str, Any]]:
