@@ -89,7 +89,9 @@ def _example(path: Path) -> PolicySpec:
     parts = ("video", *spec.predicts)
     found = {part: getattr(spec.schedules, part, None) for part in parts}
     few = {p: min(s.steps, STEPS) for p, s in found.items() if s is not None and s.steps}
-    return with_overrides(spec, *(f"schedules.{part}.steps={steps}" for part, steps in few.items()))
+    every = (f"schedules.{part}.evaluate_steps=all" for part in few)
+    steps = (f"schedules.{part}.steps={count}" for part, count in few.items())
+    return with_overrides(spec, *every, *steps)
 
 
 def _set(*changes: str, **parts: str | dict[str, Any]) -> Callable[..., Callable[[], Case]]:

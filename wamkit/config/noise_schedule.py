@@ -77,10 +77,10 @@ class ScheduleConfig(Section):
     whole_timesteps: bool = False
     """While sampling, announce levels to the network cut to whole thousandths, as Wan's own
     samplers do; steps are between the levels themselves."""
-    evaluate_steps: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    evaluate_steps: tuple[Annotated[int, Field(ge=0)], ...] | Literal["all"] = "all"
     """Steps at which the network is evaluated, counted from 0; at the others, the velocity of the
-    last evaluation is taken again (DreamZero evaluates 8 of 16). Left open: at all. Modalities
-    that are denoised together are evaluated together, whenever one of them is."""
+    last evaluation is taken again (DreamZero evaluates 8 of 16). Modalities that are denoised
+    together are evaluated together, whenever one of them is."""
     sigma_max: float = Field(1.0, gt=0, le=1)
     """Level at which sampling begins; Cosmos's 80 is 80/81 here."""
     sigma_min: float = Field(0.0, ge=0, lt=1)
@@ -112,7 +112,7 @@ class ScheduleConfig(Section):
     @property
     def evaluations(self) -> int:
         """How often the network is evaluated in `steps` steps."""
-        return self.steps if self.evaluate_steps is None else len(self.evaluate_steps)
+        return self.steps if self.evaluate_steps == "all" else len(self.evaluate_steps)
 
     def setting(self, name: str) -> Any:
         """One of `sampling_args`, as given or as published."""
@@ -143,7 +143,7 @@ class ScheduleConfig(Section):
                 f"bf16_sampling rounds the steps of the euler solver, found {self.solver}; "
                 'leave it out, or write solver = "euler"'
             )
-        if self.evaluate_steps is not None:
+        if self.evaluate_steps != "all":
             _check_evaluated(self.evaluate_steps, self.steps, self.solver)
         if self.sigma_min >= self.sigma_max:
             raise ValueError(
@@ -170,7 +170,9 @@ def _check_evaluated(chosen: tuple[int, ...], steps: int, solver: str) -> None:
     """Raise ValueError unless `chosen` are steps of a run in order, the first one among them."""
     expected = f"from 0 to at most {steps - 1}, each once and in order"
     if not chosen or chosen[0] != 0 or list(chosen) != sorted(set(chosen)) or chosen[-1] >= steps:
-        raise ValueError(f"evaluate_steps are {list(chosen)}; write steps {expected}")
+        raise ValueError(
+            f'evaluate_steps are {list(chosen)}; write steps {expected}, or "all" for every step'
+        )
     if solver in TWICE:
         raise ValueError(
             f"evaluate_steps are for solvers with one evaluation a step, and {solver} makes two; "

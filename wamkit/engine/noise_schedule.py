@@ -330,7 +330,7 @@ class NoiseSchedule:
         sampler = solver(noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise)
         if c.whole_timesteps:
             sampler.announce_whole()
-        if c.evaluate_steps is not None and steps == c.steps:
+        if c.evaluate_steps != "all" and steps == c.steps:
             sampler.evaluated = frozenset(c.evaluate_steps)
         return sampler
 

@@ -299,7 +299,9 @@ def test_visibility_is_the_mask_of_the_published_training_pass(
 def test_levels_are_those_of_the_published_sampler(
     policy: Policy, record: dict[str, Tensor], steps: int
 ) -> None:
-    config = policy.spec.schedules.video.model_copy(update={"steps": steps, "evaluate_steps": None})
+    config = policy.spec.schedules.video.model_copy(
+        update={"steps": steps, "evaluate_steps": "all"}
+    )
     run = NoiseSchedule(config).init_sampler(torch.zeros(1))
     same_values(
         torch.tensor(run.nodes), record[f"levels/{steps}/sigmas"].float(), VERIFIED["levels"]

@@ -102,7 +102,7 @@ class Joint(ParadigmConfig):
                 'set paradigm.name = "single_pass"',
             )
         for part in ("video", "action"):
-            if getattr(spec.schedules, part).evaluate_steps is not None:
+            if getattr(spec.schedules, part).evaluate_steps != "all":
                 yield Conflict(
                     between=("paradigm", f"schedules.{part}.evaluate_steps"),
                     why="joint evaluates the action at every step, and the video as refresh says",
