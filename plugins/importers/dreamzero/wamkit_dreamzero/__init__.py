@@ -23,7 +23,7 @@ class DreamZero(ImporterConfig):
     and of the tensors. A robot that is not known needs cameras and groups of its own.
     """
 
-    license = "see the model card"
+    license = "as the model card says"
     source = "https://github.com/dreamzero0/dreamzero"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
 
