@@ -96,7 +96,9 @@ class Video(nn.Module):
         return z
 
 
-def policy_head(model: dit.CausalWanModel, parts: dict[str, Any], noise: dict[str, Tensor]) -> Any:
+def policy_head(
+    model: dit.CausalWanModel, parts: dict[str, Any], noise: dict[str, Tensor], canvas: int | None
+) -> Any:
     """`WANPolicyHead` around the tiny network."""
     head_module.instantiate = lambda part: part
     head_module.ensure_file = lambda *_, **__: "."
@@ -110,8 +112,8 @@ def policy_head(model: dit.CausalWanModel, parts: dict[str, Any], noise: dict[st
         num_inference_timesteps=4, noise_beta_alpha=1.5, noise_beta_beta=1.0,
         video_noise_beta_alpha=3.0, video_noise_beta_beta=1.0, high_noise_beta_alpha=3.0,
         tune_projector=True, tune_diffusion_model=True, defer_lora_injection=False,
-        skip_component_loading=True, decouple_inference_noise=False, target_video_height=None,
-        target_video_width=None, diffusion_model_cfg=model, text_encoder_cfg=parts["text"],
+        skip_component_loading=True, decouple_inference_noise=False, target_video_height=canvas,
+        target_video_width=canvas, diffusion_model_cfg=model, text_encoder_cfg=parts["text"],
         image_encoder_cfg=parts["image"], vae_cfg=parts["video"],
     )  # fmt: skip
     head = head_module.WANPolicyHead(config).eval()
@@ -206,11 +208,17 @@ class Model:
         return self.action_head.lazy_joint_video_action(None, data, latent_video=latent_video)
 
 
-def episode(model: dit.CausalWanModel, encoder: ByteEncoder) -> tuple[Any, Any, Any]:
-    """Four chunks: from one image, twice from four new ones, and anew from the newest."""
-    rng = torch.Generator().manual_seed(7)
+def episode(
+    model: dit.CausalWanModel, encoder: ByteEncoder, canvas: int | None = None
+) -> tuple[Any, Any, Any]:
+    """Four chunks: from one image, twice from four new ones, and anew from the newest.
+
+    `canvas` is the edge that the canvas is made smaller to, as on Wan 2.2 TI2V-5B.
+    """
+    edge = (canvas or 32) // 8
+    rng, own = (torch.Generator().manual_seed(seed) for seed in (7, 8))
     inputs: dict[str, Tensor] = {
-        "noise_video": torch.randn(1, 16, FRAMES, 4, 4, generator=rng),
+        "noise_video": torch.randn(1, 16, FRAMES, edge, edge, generator=own),
         "noise_action": torch.randn(1, STEPS, ACTION, generator=rng),
         "states": torch.randn(4, 8, generator=rng),
     }
@@ -224,7 +232,7 @@ def episode(model: dit.CausalWanModel, encoder: ByteEncoder) -> tuple[Any, Any, 
         wide = [to_float64(x) for x in (vae, tower, encoder)]
         parts = {"video": Video(wide[0]), "image": Image(wide[1]), "text": Text(wide[2])}
         noise = to_float64({k: inputs[f"noise_{k}"] for k in ("video", "action")})
-        head = policy_head(to_float64(model), parts, noise)
+        head = policy_head(to_float64(model), parts, noise, canvas)
     metadata, plain = statistics()
     policy = object.__new__(GrootSimPolicy)
     policy.eval_transform, policy.eval_bf16, policy.rank = transform(metadata), True, 0
@@ -251,12 +259,26 @@ def episode(model: dit.CausalWanModel, encoder: ByteEncoder) -> tuple[Any, Any, 
         act = [np.asarray(batch.act[f"action.{n}"]) for n in ("joint_position", "gripper_position")]
         act[1] = act[1].reshape(STEPS, 1)
         outputs[f"actions.{k}"] = torch.from_numpy(np.concatenate(act, -1))
-        outputs[f"video.{k}"] = video[:, :, -FRAMES:]
-        outputs[f"state.{k}"] = policy.trained_model.states[-1]
+        if k == 0:
+            outputs["video"] = video[:, :, -FRAMES:]
         if k < 2:
             outputs[f"canvas.{k}"] = torch.as_tensor(policy.trained_model.images)
         text = policy.trained_model.text
         outputs["prompt"] = text[text > 0].to(torch.int16)
-    guide, latents = parts["video"].seen[:2]  # of a first image and gray, and of four new images
-    outputs |= {"guide": guide, "latents": latents[:, :, -FRAMES:]}
     return inputs, outputs, {**plain}
+
+
+def agibot(images: Tensor) -> dict[str, Tensor]:
+    """The canvas and the prompt of AgiBot, of a first image of each view [3, 3, h, w]."""
+    metadata, _ = statistics()
+    made = transform({**metadata, "embodiment_tag": "agibot"})
+    obs: dict[str, Any] = {
+        f"video.{name}": image.permute(1, 2, 0).numpy()[None, None]
+        for name, image in zip(VIEWS, images, strict=True)
+    }
+    state = np.zeros((1, 1, 8))
+    obs |= {"state.joint_position": state[..., :7], "state.gripper_position": state[..., 7:]}
+    obs["annotation.language.action_text"] = np.array(["Put the Cup on the plate"])
+    done = made(obs)
+    text = done["text"]
+    return {"canvas": torch.as_tensor(done["images"]), "prompt": text[text > 0].to(torch.int16)}

@@ -27,9 +27,9 @@ from make_dreamzero_stubs import CLIP, Sampler, dit, fill, on_cpu, submodule  # 
 
 import torch
 from groot.vla.model.dreamzero.modules.flow_match_scheduler import FlowMatchScheduler
-from make_dreamzero_episode import ACTION, BLOCKS, FRAMES, STATE, STEPS, WIDTH, episode
+from make_dreamzero_episode import ACTION, BLOCKS, FRAMES, STATE, STEPS, WIDTH, agibot, episode
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from wamkit_toy.text_encoder import ByteEncoder
 
 from wamkit.testing.tolerance import to_float64
@@ -37,10 +37,21 @@ from wamkit.testing.tolerance import to_float64
 TEXT = 16
 
 
-def network(text_len: int) -> dit.CausalWanModel:
+def unguided(model: dit.CausalWanModel, text_len: int, frame_seqlen: int) -> dit.CausalWanModel:
+    """The same weights without those of conditioning latents, as on Wan 2.2 TI2V-5B."""
+    other = network(text_len, frame_seqlen, "ti2v")
+    state = dict(model.state_dict())
+    state["patch_embedding.weight"] = state["patch_embedding.weight"][:, :16]
+    other.load_state_dict(state)
+    return other
+
+
+def network(text_len: int, frame_seqlen: int = 4, model_type: str = "i2v") -> dit.CausalWanModel:
     torch.manual_seed(0)
     model = dit.CausalWanModel(
-        model_type="i2v", frame_seqlen=4, text_len=text_len, in_dim=36, dim=WIDTH, ffn_dim=32,
+        model_type=model_type, frame_seqlen=frame_seqlen, text_len=text_len,
+        in_dim=36 if model_type == "i2v" else 16, dim=WIDTH, ffn_dim=32,
+        concat_first_frame_latent=model_type == "i2v",
         text_dim=TEXT, out_dim=16, num_heads=2, num_layers=2, max_chunk_size=BLOCKS,
         num_frame_per_block=FRAMES, action_dim=ACTION, max_state_dim=STATE, hidden_size=20,
         num_action_per_block=STEPS,
@@ -96,22 +107,14 @@ def training(model: dit.CausalWanModel, wide: dict[str, Tensor]) -> dict[str, Te
     noisy = noised(video, noise, times).transpose(1, 2)
     noisy_actions = noised(wide["actions"], wide["noise_action"], times_action)
     outputs = {"timesteps": times, "timesteps_action": times_action}
-    for name in ("14b", "5b"):
-        model.concat_first_frame_latent = name == "14b"
-        whole = model.patch_embedding
-        if name == "5b":  # the same weights without those of conditioning latents
-            model.patch_embedding = nn.Conv3d(16, WIDTH, (1, 2, 2), stride=(1, 2, 2))
-            model.patch_embedding.weight.data = whole.weight.data[:, :16].contiguous()
-            model.patch_embedding.bias.data = whole.bias.data
-            model.model_type = "ti2v"
+    for name, network in (("14b", model), ("5b", to_float64(unguided(model, 8, 4)))):
         with torch.enable_grad():  # without gradients, the published training pass fails
-            velocity, velocity_action = model._forward_train(
+            velocity, velocity_action = network._forward_train(
                 noisy, timestep=times, timestep_action=times_action, context=wide["text"],
                 seq_len=4 * frames, clean_x=wide["latents"], y=wide["guide"],
                 clip_feature=wide["clip"], action=noisy_actions, state=wide["states"],
                 embodiment_id=torch.zeros(1, dtype=torch.long),
             )  # fmt: skip
-        model.patch_embedding, model.model_type = whole, "i2v"
         outputs |= {f"{name}/video": velocity.detach(), f"{name}/action": velocity_action.detach()}
     return outputs | losses(flow, outputs, wide, times, times_action)
 
@@ -184,6 +187,10 @@ def main(out: str) -> None:
         groups["mask"] = {"train": visibility()}
     model.text_len = 512
     groups["run"], groups["ran"], groups["statistics"] = episode(model, encoder)
+    small, made, _ = episode(unguided(model, 512, 1), encoder, canvas=16)
+    groups["run"]["noise_video_5b"] = small["noise_video"]
+    groups["ran"] |= {f"5b/{name}": value for name, value in made.items() if "actions" in name}
+    groups["agibot"] = agibot(groups["run"]["images"][:, 0])
     groups["weights"] = {f"action_head.model.{k}": v for k, v in model.state_dict().items()}
     state = {f"{group}/{k}": v for group, found in groups.items() for k, v in found.items()}
     for name, value in state.items():
