@@ -55,6 +55,28 @@ def test_the_state_token_follows_the_text_of_its_own_sample(backbone: str, state
     expect_batch_independent(policy, ("a", "b c d e f g", "h i j"), index=2)
 
 
+@pytest.mark.parametrize("backbone", ["flux2", "qwen_image"])
+def test_a_state_token_behind_the_padding_of_the_batch_is_found(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append_behind_padding(text: Text) -> Text:
+        suffix = text.suffix
+        if suffix is None:
+            return text
+        valid, repeats = (
+            None if x is None else torch.cat([x, x.new_ones(suffix.shape[:2])], 1)
+            for x in (text.valid, text.repeats)
+        )
+        tokens = torch.cat([text.tokens, suffix], 1)
+        return Text(tokens, valid, text.cond_embeds, repeats, follows=text.follows)
+
+    policy = moved(backbone=backbone, action_head="mot", paradigm="single_pass")
+    expect_batch_independent(policy)
+    monkeypatch.setattr(Text, "whole", property(append_behind_padding))
+    with pytest.raises(AssertionError, match="the chunk of a sample differs by"):
+        expect_batch_independent(policy)
+
+
 @pytest.mark.parametrize("backbone", ["qwen_image", "wan"])
 def test_negative_prompts_may_be_longer_or_shorter(backbone: str) -> None:
     for negative in ("", "worst quality of all the images"):
