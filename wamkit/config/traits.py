@@ -84,6 +84,9 @@ class Traits(BaseModel):
     (`Stack.embed_line`)."""
     experts: bool = False
     """True if the configuration's `expert` makes narrower copies of its blocks."""
+    level_vector: bool = False
+    """True if such copies embed a noise level as one vector (`Stack.embed_level`), which the
+    decoder of an action head may read too."""
     views: int = 0
     """Camera views it tells apart where each is a clip by itself; 0 if it knows none."""
     cross_view_stride: int = 1

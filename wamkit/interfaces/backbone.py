@@ -135,6 +135,14 @@ class Stack(nn.Module, ABC):
             A NamedTuple of tensors [R, ...].
         """
 
+    def embed_level(self, sigmas: Tensor) -> Tensor | None:
+        """The vectors [R, D] float32 that the blocks' modulation of levels [R] is projected from.
+
+        Before the last nonlinearity; None where blocks have no such vector
+        (`Traits.level_vector`).
+        """
+        return None
+
     def embed_positions(self, positions: Tensor) -> PositionCond:
         """Embed positions of tokens for the blocks, such as RoPE tables.
 

@@ -41,10 +41,17 @@ class ExpertHead(ActionHead):
         return [time for group in groups for time in group.times]
 
     def place_tokens(self, stack: Stack, groups: Sequence[TokenGroup], device: torch.device) -> Any:
-        """Positions of the tokens for the blocks of their stack; by default at their times."""
+        """Positions of the tokens for the blocks of their stack."""
+        return stack.embed_positions(self.token_positions(groups, device))
+
+    def token_positions(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor:
+        """Where the tokens stand on the backbone's axes [S, 3 or more] float64.
+
+        By default at their times, outside the rows and columns of any image.
+        """
         times = torch.tensor(self.token_times(groups), dtype=torch.float64, device=device)
-        off = torch.full_like(times, -1)  # outside the rows and columns of any image
-        return stack.embed_positions(torch.stack([times, off, off], -1))
+        off = torch.full_like(times, -1)
+        return torch.stack([times, off, off], -1)
 
     def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
         """Additive position embedding [S, D] of the tokens; None for none."""

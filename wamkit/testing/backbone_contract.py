@@ -119,6 +119,9 @@ def has_an_expert_that_attends_and_learns(config: BackboneConfig) -> None:
     video = embed_video(runner, backbone, frames, text)
     found = _run(runner, backbone, *video.streams, action)
     assert found[-1].shape == x.shape
+    level = expert.embed_level(torch.tensor([0.0, 0.8, 0.3]))
+    assert (level is not None) == config.traits.level_vector, "traits.level_vector is not true"
+    assert level is None or level.shape == (3, 20)
     sum(tokens.square().mean() for tokens in found[-2:]).backward()  # type: ignore[union-attr]
     dead = [n for n, p in expert.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not dead, f"no gradient reaches {', '.join(dead)}"

@@ -76,6 +76,14 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
             {"block": "own"},
         ),
         (
+            "wan",
+            {"block": "backbone", "decoder": "modulated"},
+            "action_head.decoder + action_head.block + backbone: copies of this backbone's blocks "
+            "have no vector of a noise level that a decoder could read too\n    hint: set "
+            'action_head.decoder = "adaln", or action_head.block = "own"',
+            {"decoder": "adaln"},
+        ),
+        (
             "timm_vit",
             {"block": "backbone"},
             "action_head.block + backbone: this backbone makes no narrower copy of its blocks\n"

@@ -8,4 +8,5 @@ PARTS = [
     Mot(),
     Mot(state="token", registers=2, encoder_layers=3, decoder="adaln", positions="sinusoid"),
     Mot(block="backbone", state="token", positions="grid", decoder="adaln", registers=1),
+    Mot(state="token", decoder="modulated"),
 ]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from wamkit_mot import Mot
+from wamkit_mot.blocks import embed_sinusoid
 
 from wamkit.checkpoints.safetensors import cast, parameters
 from wamkit.config.registry import registry
@@ -166,6 +167,7 @@ def test_levels_of_single_steps_equal_one_level_for_all() -> None:
         ({"positions": "none"}, False),
         ({"block": "backbone"}, True),
         ({"block": "backbone", "positions": "grid"}, True),
+        ({"block": "backbone", "positions": "rows"}, True),
         ({"block": "backbone", "positions": "none"}, False),
     ],
 )
@@ -227,6 +229,47 @@ def test_actions_stand_between_the_frames_they_lead_to() -> None:
     assert uneven == pytest.approx([1.25, 1.5, 1.75, 2.25, 2.5])
     nothing = latent_times(range(3), chunk=3, frames=(2, 0))
     assert nothing == pytest.approx([2.25, 2.5, 2.75])
+
+
+@torch.no_grad()
+@float64()
+def test_rows_stand_in_an_image_of_their_own() -> None:
+    _, head, _ = parts("flux2", block="backbone", positions="rows", plane=3)
+    group = TokenGroup("action", None, CLEAN, ("action",) * 3, (-1.0, 0.0, 2.0))
+    found = head.token_positions([group], torch.device("cpu"))
+    assert found.tolist() == [[3, -1, 0], [3, 0, 0], [3, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [("wan", {}), ("flux2", {"block": "backbone"}), ("flux1", {"block": "backbone"})],
+)
+@torch.no_grad()
+@float64()
+def test_the_modulated_decoder_reads_the_level_of_the_blocks(
+    backbone: str, settings: dict[str, Any]
+) -> None:
+    model, head, inputs = parts(backbone, decoder="modulated", state="none", **settings)
+    names = dict(head.named_parameters())
+    assert not any(name.startswith("level_embedder") for name in names)
+    assert not any("decoder" in name and name.endswith("bias") for name in names)
+    sigmas, tokens = torch.tensor([0.2, 0.7]), torch.randn(2, 6, head.config.width)
+    rows = head.embed_levels(sigmas)
+    assert rows.shape == (2, len(head.sizes.predicts), 2, head.config.width)
+    embedder = head.condition_embedder
+    if embedder is None:
+        level = head.expert.embed_level(sigmas)
+    else:
+        level = embed_sinusoid(embedder.time_embedder, sigmas)
+    decoder = head.action_decoder
+    shift, scale = decoder.level_proj(torch.nn.functional.silu(level)).chunk(2, -1)
+    normed = torch.nn.functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+    expected = decoder.proj_out((1 + scale[:, None]) * normed + shift[:, None])
+    close(head.decode_tokens("action", tokens, rows[:, None]), expected)
+    noisy = inputs.noisy("action")
+    other = inputs.with_(action=NoisyVectors(noisy.x, noisy.sigma / 2))
+    one, two = (run_head(head, model, x, SEES).action for x in (inputs, other))
+    other_values(one, two, 1e-4)
 
 
 def test_the_adaptive_decoder_begins_with_zeros() -> None:

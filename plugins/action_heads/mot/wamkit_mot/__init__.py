@@ -47,16 +47,22 @@ class Mot(ActionHeadConfig):
     """Learned tokens after the actions of a chunk, of their role and noise level."""
     text: Literal["cross", "none"] = "cross"
     """Whether own blocks read the instruction by cross-attention of their own."""
-    positions: Literal["rotary", "grid", "sinusoid", "none"] = "rotary"
+    positions: Literal["rotary", "grid", "rows", "sinusoid", "none"] = "rotary"
     """How a token knows its place in the chunk: queries and keys turned by its index (`rotary`; in
     the backbone's blocks the index is a time), turned by the time on the backbone's grid that it
-    falls into (`grid`), a fixed sinusoid of the index added to it (`sinusoid`), or not at all."""
+    falls into (`grid`), turned as a row of an image of its own (`rows`: the index is the row, in
+    column 0), a fixed sinusoid of the index added to it (`sinusoid`), or not at all."""
+    plane: float = 2.0
+    """With `positions = "rows"`: where that image stands on the backbone's first axis, which is
+    time or the number of an image."""
     bias: bool = True
     """Whether projections to and from the heads of own blocks have a bias."""
     encoder_layers: int = Field(1, gt=0)
     """Linear layers from a number to its token, SiLU between them."""
-    decoder: Literal["linear", "adaln"] = "linear"
-    """`adaln` norms, scales and shifts by the noise level first, and begins with zeros."""
+    decoder: Literal["linear", "adaln", "modulated"] = "linear"
+    """`adaln` norms, scales and shifts by the noise level first, and begins with zeros.
+    `modulated` does so by shifts and scales projected from the vector of the noise level that the
+    blocks are modulated by, and has no biases (ImageWAM)."""
     init: Literal["random", "from_backbone"] = "random"
     """`from_backbone` starts from the backbone's weights, interpolated to the expert's size."""
 
@@ -131,7 +137,7 @@ class Mot(ActionHeadConfig):
             )
 
     def _conflicts_of_own_blocks(self, traits: Traits) -> Iterator[Conflict]:
-        if self.positions == "grid":
+        if self.positions in ("grid", "rows"):
             yield Conflict(
                 between=("action_head.positions", "action_head.block"),
                 why="only the backbone's own blocks know its grid",
@@ -157,6 +163,13 @@ class Mot(ActionHeadConfig):
                 why="this backbone's blocks can only be copied all together",
                 hint="set action_head.layer_stride = 1 without action_head.layers, or "
                 'action_head.block = "own"',
+            )
+        if self.decoder == "modulated" and not traits.level_vector:
+            yield Conflict(
+                between=("action_head.decoder", "action_head.block", "backbone"),
+                why="copies of this backbone's blocks have no vector of a noise level that a "
+                "decoder could read too",
+                hint='set action_head.decoder = "adaln", or action_head.block = "own"',
             )
         fixed = {"text": self.text == "none", "bias": not self.bias}
         if written := [f"action_head.{name}" for name, is_written in fixed.items() if is_written]:

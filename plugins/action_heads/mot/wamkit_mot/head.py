@@ -12,7 +12,6 @@ from wamkit.config.parts import BackboneConfig, HeadContext
 from wamkit.engine.layers import (
     Embedder,
     TextCond,
-    ada_norm,
     axial_rotary,
     latent_times,
     sinusoid,
@@ -21,31 +20,12 @@ from wamkit.interfaces import Backbone, ExpertHead, Stack, append_state
 from wamkit.interfaces.types import ModelInputs, Text, TokenGroup
 
 from .blocks import FREQUENCIES, ConditionEmbedder, ExpertBlock, ExpertSigma, embed_sinusoid
+from .decoders import DECODERS
 from .interpolate import copy_from_backbone
 from .tokens import groups
 
 if TYPE_CHECKING:
     from . import Mot
-
-
-class AdaptiveDecoder(nn.Module):
-    """Norm, scale and shift by the noise level, and a linear layer that begins with zeros.
-
-    Wan's final layer; Efficient-WAM (arXiv 2606.10040, `models/action_expert.py`) has it for
-    actions.
-    """
-
-    def __init__(self, width: int, size: int) -> None:
-        super().__init__()
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
-        self.proj_out = nn.Linear(width, size)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """x [B, n, D] and embedded levels [B or 1, n or 1, D] float32 to [B, n, A]."""
-        table = self.scale_shift_table.float()
-        return self.proj_out(ada_norm(x, table[:, :1] + level, 1 + table[:, 1:] + level))
 
 
 def encoder(size: int, width: int, layers: int) -> nn.Module:
@@ -71,9 +51,7 @@ class MotHead(ExpertHead, Stack):
         for part in sizes.predicts:
             size = sizes.token_dim(part)
             self.add_module(f"{part}_encoder", encoder(size, width, config.encoder_layers))
-            adaptive = config.decoder == "adaln"
-            decoder = AdaptiveDecoder if adaptive else nn.Linear
-            self.add_module(f"{part}_decoder", decoder(width, size))
+            self.add_module(f"{part}_decoder", DECODERS[config.decoder](width, size))
         self.state_encoder: nn.Module | None = None
         if sizes.state and config.state != "none":
             goal = traits.text_width if config.state == "text" else width
@@ -171,6 +149,12 @@ class MotHead(ExpertHead, Stack):
             return latent_times(times, self.sizes.chunk, self.sizes.frames)
         return [0.0] * len(times)
 
+    def token_positions(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor:
+        if self.config.positions != "rows":
+            return super().token_positions(groups, device)
+        places = [(self.config.plane, time, 0.0) for time in super().token_times(groups)]
+        return torch.tensor(places, dtype=torch.float64, device=device)
+
     def embed_times(self, groups: Sequence[TokenGroup], device: torch.device) -> Tensor | None:
         if self.config.positions != "sinusoid":
             return None
@@ -179,12 +163,25 @@ class MotHead(ExpertHead, Stack):
         return sinusoid(times + 1, width).roll(width // 2, -1)
 
     def embed_levels(self, sigmas: Tensor) -> Tensor | None:
-        if self.config.decoder != "adaln":
-            return None
         own = self.condition_embedder
+        if self.config.decoder == "linear":
+            return None
+        if self.config.decoder == "modulated":
+            return self._decoder_modulation(sigmas)
         embedder = self.level_embedder if own is None else own.time_embedder
         assert embedder is not None
         return embed_sinusoid(embedder, sigmas)
+
+    def _decoder_modulation(self, sigmas: Tensor) -> Tensor:
+        """Shift and 1 + scale of every decoder [R, parts, 2, D] float32."""
+        own = self.condition_embedder
+        if own is None:
+            level = self.expert.embed_level(sigmas)
+        else:
+            level = embed_sinusoid(own.time_embedder, sigmas)
+        parts = self.sizes.predicts
+        rows = [self.get_submodule(f"{p}_decoder").modulation(level) for p in parts]  # type: ignore[operator]
+        return torch.stack(rows, 1)
 
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         if group.x is None:
@@ -194,6 +191,8 @@ class MotHead(ExpertHead, Stack):
         return encoder(group.x.to(dtype_of(encoder)))  # type: ignore[no-any-return]
 
     def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
+        if self.config.decoder == "modulated":
+            level = level[:, :, self.sizes.predicts.index(modality)]
         conditioning = () if level is None else (level,)
         return getattr(self, f"{modality}_decoder")(x, *conditioning)  # type: ignore[no-any-return]
 

@@ -98,6 +98,7 @@ class _Flux(VariantBackbone):
             head_dim=self.head_dim,
             mlp_dim=self.mlp_dim,
             experts=True,
+            level_vector=True,
             text_width=self.text_width,
             frames="one",
             text="stream",

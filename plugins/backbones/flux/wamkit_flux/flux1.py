@@ -130,6 +130,9 @@ class Flux1Stack(FluxStack):
         )
         self.time_text_embed = TimeText(sizes.width, cond_embeds_width, guidance)
 
+    def embed_level(self, sigmas: Tensor) -> Tensor:
+        return self.time_text_embed(sigmas, None)  # type: ignore[no-any-return]
+
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> Flux1Sigma:
         return Flux1Sigma(F.silu(self.time_text_embed(sigmas, pooled)))
 

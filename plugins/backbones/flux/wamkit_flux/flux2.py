@@ -145,6 +145,9 @@ class Flux2Stack(FluxStack):
         )
         self.single_stream_modulation = Modulation(sizes.width, 3, bias=False)
 
+    def embed_level(self, sigmas: Tensor) -> Tensor:
+        return self.time_guidance_embed(sigmas)  # type: ignore[no-any-return]
+
     def embed_sigma(self, sigmas: Tensor, pooled: Tensor | None = None) -> Flux2Sigma:
         level, of_text = F.silu(self.time_guidance_embed(sigmas)), self.double_stream_modulation_txt
         return Flux2Sigma(
