@@ -86,7 +86,7 @@ class ImportPlan:
         if not others:
             return
         for kind in others:
-            if kind not in ("vae", "text_encoder"):
+            if kind not in ("vae", "text_encoder", *self.imported.elsewhere):
                 raise WamkitError(
                     f"the importer {self.importer.name} states no tensors for the {kind}",
                     "this is a fault of the importer",
@@ -156,7 +156,7 @@ def plan_import(
     shape = shape_of(spec)
     missing = tuple(
         kind
-        for kind in ("vae", "text_encoder")
+        for kind in dict.fromkeys(("vae", "text_encoder", *imported.elsewhere))
         if kind not in weights
         and getattr(spec, kind).weights is None
         and getattr(getattr(spec, kind), "embeddings_file", None) is None

@@ -1,0 +1,90 @@
+"""The specs of the released checkpoints, as tables; `examples/image_wam*.toml` are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PROMPT = (
+    "A video recorded from a robot's point of view executing the following instruction: "
+    "{instruction}"
+)
+_FLOW: dict[str, Any] = {"shift": 5.0, "loss_weighting": "bell", "bf16_timesteps": True}
+_COMMON: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "backbone": {"name": "flux2", "variant": "klein-4b", "text_sigma": "target_or_clean"},
+    "vae": {"name": "flux2"},
+    "text_encoder": {
+        "name": "qwen3",
+        "embedding": 2560,
+        "padding": "mask",
+        "prompt_template": PROMPT,
+    },
+    "action_head": {
+        "name": "mot",
+        "block": "backbone",
+        "width": 1024,
+        "mlp_dim": 4096,
+        "state": "text",
+        "positions": "rows",
+        "decoder": "modulated",
+        "init": "from_backbone",
+    },
+    "paradigm": {"name": "image_edit", "training_level": "target"},
+    "video": {"num_frames": 2, "frame_stride": 16},
+    "schedules": {"video": {**_FLOW, "loss_weight": 0.5}, "action": {**_FLOW, "steps": 10}},
+}
+LIBERO: dict[str, Any] = {
+    **_COMMON,
+    "actions": {
+        "chunk_size": 16,
+        "control_hz": 20,
+        "clip": 5.0,
+        "groups": [
+            {"name": "pose", "size": 6, "kind": "delta"},
+            {"name": "gripper", "size": 1},
+        ],
+    },
+    "state": {"size": 8, "clip": 5.0},
+    "cameras": {
+        "layout": "side_by_side",
+        "views": [
+            {"name": "image", "size": [224, 224], "fit": "cover", "rounding": "uint8"},
+            {"name": "wrist_image", "size": [224, 224], "fit": "cover", "rounding": "uint8"},
+        ],
+    },
+}
+ROBOTWIN: dict[str, Any] = {
+    **_COMMON,
+    "actions": {
+        "chunk_size": 16,
+        "control_hz": 25,
+        "clip": 5.0,
+        "groups": [
+            {"name": "left_arm", "size": 6, "normalization": "mean_std"},
+            {"name": "left_gripper", "size": 1, "normalization": "mean_std"},
+            {"name": "right_arm", "size": 6, "normalization": "mean_std"},
+            {"name": "right_gripper", "size": 1, "normalization": "mean_std"},
+        ],
+    },
+    "state": {"size": 14, "normalization": "mean_std", "clip": 5.0},
+    "cameras": {
+        "layout": "t_shape",
+        "views": [
+            {"name": "cam_high", "size": [192, 256], "rounding": "uint8"},
+            {"name": "cam_left_wrist", "size": [96, 128], "rounding": "uint8"},
+            {"name": "cam_right_wrist", "size": [96, 128], "rounding": "uint8"},
+        ],
+    },
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "klein-4b": {"double_layers": 5, "single_layers": 20, "num_heads": 24, "head_dim": 128},
+    "klein-9b": {"double_layers": 8, "single_layers": 24, "num_heads": 32, "head_dim": 128},
+}
+"""Variant of the backbone -> the sizes it is recognized by."""
+ENCODERS = {"klein-4b": (2560, "hf:Qwen/Qwen3-4B"), "klein-9b": (4096, "hf:Qwen/Qwen3-8B")}
+"""Variant -> hidden size and place of its text encoder."""
+KLEIN = {
+    "klein-4b": "hf:black-forest-labs/FLUX.2-klein-base-4B",
+    "klein-9b": "hf:black-forest-labs/FLUX.2-klein-base-9B",
+}
+"""Variant -> place of the image network before it was trained on robots, and of the VAE."""
