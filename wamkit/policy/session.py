@@ -192,9 +192,7 @@ class Session:
         )
         self._chunks = []
 
-    def _latents_of(
-        self, observation: Observation, clip: dict[str, Tensor], count: int
-    ) -> Tensor:
+    def _latents_of(self, observation: Observation, clip: dict[str, Tensor], count: int) -> Tensor:
         """Latents of `count` new images; `clip` are these and those that are kept."""
         spec, policy = self.policy.spec, self.policy
         observed, new = spec.video.num_observed, dict(observation.images)
