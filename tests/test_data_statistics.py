@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import wamkit
+from wamkit.config.check import check
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.data import Feature, LeRobotFolder, Samples, Writer, compute_statistics
 from wamkit.errors import WamkitError
 from wamkit.policy.actions import ActionSpace, Statistics
+from wamkit.testing.fixtures import observation
 from wamkit.testing.parity import same_values
 
 SMALL = Path(__file__).parent / "data" / "small.toml"
@@ -197,3 +199,28 @@ def test_an_empty_column_of_the_data_is_named(folder: Path) -> None:
     with pytest.raises(WamkitError, match="has no 'acton' for action") as problem:
         compute_statistics(LeRobotFolder(folder), columns=Columns(action="acton"))
     assert "did you mean 'action'" in problem.value.hint
+
+
+def test_a_state_predicted_with_the_action_is_read_from_the_states_and_not_executed(
+    folder: Path,
+) -> None:
+    groups = [
+        {"name": "state", "size": 2, "kind": "state", "state": 1},
+        {"name": "arm", "size": 3},
+    ]
+    raw = read(SMALL, ["state.size=3"]) | {"actions": {"chunk_size": 4, "groups": groups}}
+    spec = parse(raw)
+    assert check(spec) == []
+    sample, plain = Samples(folder, spec)[3], Samples(folder, spec_of("absolute"))
+    states = torch.stack([plain[i]["state"] for i in range(3, 7)])
+    assert torch.equal(sample["actions"][:, :2], states[:, 1:])
+    assert torch.equal(sample["actions"][:, 2:], plain[3]["actions"])
+    found = compute_statistics(LeRobotFolder(folder), spec)
+    assert found["action"].max[:2] == found["state"].max[1:]
+    usual = compute_statistics(LeRobotFolder(folder), spec_of("absolute"))
+    assert found["action"].max[2:] == usual["action"].max
+    policy = wamkit.build(spec)
+    policy.set_statistics(found)
+    assert policy.act(observation(spec), seed=0).names == ("arm.0", "arm.1", "arm.2")
+    wide = raw | {"state": {"size": 2}}
+    assert any(c.why == "group 'state' is values 1 to 2 of a state of 2" for c in check(wide))

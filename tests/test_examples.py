@@ -64,7 +64,7 @@ def test_at_toy_size_it_acts_and_learns(name: str) -> None:
     seen = observation(spec, batch=1, frames=spec.video.num_observed)
     chunk = policy.act(seen, seed=0).values
     steps = spec.actions.chunk_size - spec.lead_steps  # of a first chunk
-    assert chunk.shape == (1, steps, spec.actions.size) and chunk.isfinite().all()
+    assert chunk.shape == (1, steps, len(spec.actions.executed)) and chunk.isfinite().all()
     loss = policy.train().loss(batch_of(spec, size=1), seed=0)
     loss.total.backward()
     grads = [p.grad for p in policy.parameters() if p.grad is not None]

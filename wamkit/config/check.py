@@ -23,7 +23,7 @@ from .spec import PolicySpec, draft, read
 from .tiling import resize_hint, retile
 from .trained import naming_hint, strange_text_encoder, strange_vae
 from .view_encoding import encoding_conflicts
-from .views import observed_images_conflicts, observed_stride_conflicts, view_conflicts
+from .views import memory_conflicts, observed_images_conflicts
 
 
 class _AbsentError(Exception):
@@ -111,8 +111,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         encoding_conflicts,
         _clip,
         _future,
-        view_conflicts,
-        observed_stride_conflicts,
+        memory_conflicts,
         level_conflicts,
         _coarser,
         shared_clip_conflicts,

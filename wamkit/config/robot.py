@@ -25,11 +25,14 @@ class ActionGroup(Section):
     """What the group is called in data sets and messages, for example `arm`."""
     size: int = Field(gt=0)
     """Values in it."""
-    kind: Literal["absolute", "delta", "relative"] = "absolute"
+    kind: Literal["absolute", "delta", "relative", "state"] = "absolute"
     """`absolute`: a target. `delta`: data and robot already speak in differences, so a padded step
-    is zero. `relative`: data and robot speak in targets, the model learns target minus state."""
+    is zero. `relative`: data and robot speak in targets, the model learns target minus state.
+    `state`: the robot's state at the same step, which is predicted with the action and is no part
+    of what the robot gets (GE-Act)."""
     state: int | None = Field(None, ge=0)
-    """For `relative`: index in the state where the group begins."""
+    """For `relative` and `state`: index in the state where the group begins; 0 if left open for
+    `state`."""
     normalization: Normalization = "min_max"
     """How its values are scaled for the network: by their range, their mean and deviation, their
     1st and 99th percentile, or not at all."""
@@ -86,6 +89,23 @@ class ActionConfig(Section):
     def size(self) -> int:
         """Size of an action (A)."""
         return sum(group.size for group in self.groups)
+
+    @property
+    def sources(self) -> tuple[tuple[Literal["action", "state"], int], ...]:
+        """Of each value of an action, where data have it: in action or state, and its index."""
+        found: list[tuple[Literal["action", "state"], int]] = []
+        for group in self.groups:
+            if group.kind == "state":
+                found += [("state", (group.state or 0) + i) for i in range(group.size)]
+            else:
+                start = sum(kind == "action" for kind, _ in found)
+                found += [("action", start + i) for i in range(group.size)]
+        return tuple(found)
+
+    @property
+    def executed(self) -> tuple[int, ...]:
+        """Indices of the values that the robot gets, in the order it takes them."""
+        return tuple(i for i, (kind, _) in enumerate(self.sources) if kind == "action")
 
 
 class StateConfig(Section):

@@ -1,4 +1,4 @@
-"""Rules for views with clips of their own, and for observed images with latents of their own."""
+"""Rules for views with clips of their own, memory images, and states that are predicted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from .parts import Conflict
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
+
+
+def memory_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
+    """Yield from the rules below that hold whatever the VAE makes of the observed images."""
+    yield from view_conflicts(spec)
+    yield from observed_stride_conflicts(spec)
+    yield from predicted_state_conflicts(spec)
 
 
 def view_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
@@ -64,6 +71,23 @@ def observed_stride_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     if spec.video.observed_stride not in (None, spec.video.frame_stride):
         hint = f"set video.observed_stride = {spec.video.frame_stride}"
         yield from _episodes(spec, "video.observed_stride", hint)
+
+
+def predicted_state_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
+    """Yield what does not fit where the state is predicted with each action."""
+    for group in spec.actions.groups:
+        if group.kind != "state":
+            continue
+        start = group.state or 0
+        if start + group.size > spec.state.size:
+            yield Conflict(
+                between=("actions.groups", "state.size"),
+                why=f"group {group.name!r} is values {start} to {start + group.size - 1} of a "
+                f"state of {spec.state.size}",
+                hint=f"set state.size = {start + group.size}",
+            )
+        hint = 'leave out groups of kind = "state"'
+        yield from _episodes(spec, "actions.groups", hint)
 
 
 def _episodes(spec: PolicySpec, key: str, hint: str) -> Iterator[Conflict]:

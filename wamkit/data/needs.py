@@ -97,7 +97,8 @@ def _likely(name: str, keys: list[str]) -> str:
 def _vector_findings(
     recording: LeRobotFolder, spec: PolicySpec, columns: Columns
 ) -> Iterator[Finding]:
-    wanted = {"action": (columns.action, spec.actions.size, "the sizes of actions.groups")}
+    taken = len(spec.actions.executed)
+    wanted = {"action": (columns.action, taken, "the sizes of actions.groups")}
     if spec.state.size:
         wanted["state"] = (columns.state, spec.state.size, "state.size")
     numeric = {

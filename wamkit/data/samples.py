@@ -119,7 +119,7 @@ class Samples(Dataset[Sample]):
         moments, frame_valid = clip_frames(self.spec, t, last + 1)
         steps = np.arange(t, t + self.spec.steps)
         step_valid = steps <= last
-        actions = self._numbers.episode_values(place, self.columns.action)[np.minimum(steps, last)]
+        actions = self._actions(place, np.minimum(steps, last))
         actions = np.where(~step_valid[:, None] & self._delta, 0.0, actions)
         sample = Sample(
             images={},
@@ -149,6 +149,16 @@ class Samples(Dataset[Sample]):
             images = self._view_images(view.name, episode, moments, self._images)
             sample["images"][view.name] = torch.from_numpy(images).permute(0, 3, 1, 2)
         return sample
+
+    def _actions(self, place: int, frames: np.ndarray) -> np.ndarray:
+        """The actions of frames of an episode [N, A], with the state at each where it belongs."""
+        actions = self._numbers.episode_values(place, self.columns.action)[frames]
+        config = self.spec.actions
+        if len(config.executed) == config.size:
+            return actions
+        states = self._numbers.episode_values(place, self.columns.state)[frames]
+        parts = {"action": actions, "state": states}
+        return np.stack([parts[kind][:, i] for kind, i in config.sources], 1)
 
     def _view_images(
         self, view: str, episode: Episode, frames: Sequence[int], source: FrameReader

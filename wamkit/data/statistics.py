@@ -99,10 +99,12 @@ def _quantities(
         raise WamkitError(f"{recording.folder} has no frame", "record episodes first")
     numbers.expect_finite(names)
     values = list(numbers[action].T)
+    sources = method.get("sources") or [("action", i) for i in range(len(values))]
+    values = [values[i] if kind == "action" else numbers[state].T[i] for kind, i in sources]
     for ours, theirs in method["relative"]:
         pieces = []
         for place, episode in enumerate(numbers.episodes):
-            target = numbers.episode_values(place, action)[:, ours].astype(np.float64)
+            target = numbers.episode_values(place, action)[:, sources[ours][1]].astype(np.float64)
             felt = numbers.episode_values(place, state)[:, theirs].astype(np.float64)
             for k in range(min(method["steps"], episode.length)):
                 pieces.append(target[k:] - felt[: episode.length - k])
@@ -128,7 +130,10 @@ def _method(
 ) -> dict[str, Any]:
     """Everything that determines the statistics of a data set."""
     relative = relative_pairs(spec)
+    own = {} if spec is None else {"sources": [list(source) for source in spec.actions.sources]}
+    mixed = spec is not None and len(spec.actions.executed) < spec.actions.size
     return {
+        **(own if mixed else {}),
         "method": METHOD,
         "action": columns.action,
         "state": _state_column(recording, spec, columns),

@@ -45,6 +45,8 @@ class ActionSpace:
                 pairs += [(start + i, g.state + i) for i in range(g.size)]
             start += g.size
         self._relative = pairs
+        self.executed = list(config.executed)
+        """Indices of the values that the robot gets."""
         self._delta = torch.tensor(
             [g.kind == "delta" for g in config.groups for _ in range(g.size)]
         )
@@ -79,6 +81,13 @@ class ActionSpace:
     def decode(self, values: Tensor, state: Tensor | None) -> Tensor:
         """Normalized actions [B, N, A] to physical ones."""
         return self._shift(self.normalizer.decode(values), state, 1.0)
+
+    def to_robot(self, values: Tensor, state: Tensor | None) -> tuple[Tensor, tuple[str, ...]]:
+        """As `decode`, without what is predicted besides; and the names of what is left."""
+        actions = self.decode(values, state)
+        if len(self.executed) == self.config.size:
+            return actions, self.names
+        return actions[..., self.executed], tuple(self.names[i] for i in self.executed)
 
     def _shift(self, actions: Tensor, state: Tensor | None, sign: float) -> Tensor:
         if not self._relative:

@@ -353,10 +353,11 @@ class Policy(DeviceModule):
         """Convert the output of a paradigm to physical units on the CPU; WamkitError for NaN."""
         values = self.action_head.from_latent("action", out.action).float().cpu()
         state = preprocessing.physical_state(self, observation)
+        executed, names = self.actions.to_robot(values, None if state is None else state.cpu())
         chunk = ActionChunk(
-            values=self.actions.decode(values, None if state is None else state.cpu()),
+            values=executed,
             control_hz=self.spec.actions.control_hz,
-            names=self.actions.names,
+            names=names,
             normalized=self.actions.statistics is None,
             value=None if out.value is None else out.value.float().cpu(),
             notes={name: note.cpu() for name, note in out.notes.items()},

@@ -70,7 +70,7 @@ class RequestHandler:
             },
             "num_images": spec.video.num_observed,
             "state": {"key": STATE, "size": spec.state.size},
-            "actions": list(self.policy.actions.names),
+            "actions": [self.policy.actions.names[i] for i in self.policy.actions.executed],
             "chunk_size": spec.actions.chunk_size,
             "control_hz": spec.actions.control_hz,
             "normalized": self.policy.actions.statistics is None,

@@ -52,10 +52,11 @@ def conflicts(
                 why=f"view {its.name!r} takes deep images, an environment shows 8-bit color",
                 hint="evaluate a policy that was trained on color",
             )
-    if spec.actions.size != len(robot.actions):
+    if len(spec.actions.executed) != len(robot.actions):
         yield Conflict(
             between=("actions.groups", "environment"),
-            why=f"an action of the policy has {spec.actions.size} values, the environment takes "
+            why=f"an action of the policy has {len(spec.actions.executed)} values, the environment "
+            "takes "
             f"{len(robot.actions)}: {', '.join(robot.actions)}",
             hint="evaluate a policy that was trained for this robot",
         )

@@ -27,7 +27,7 @@ def record(
         f"observation.images.{view.name}": Feature(image_format, (*size, 3))
         for view in spec.cameras.views
     }
-    features["action"] = Feature("float32", (spec.actions.size,))
+    features["action"] = Feature("float32", (len(spec.actions.executed),))
     if spec.state.size:
         features["observation.state"] = Feature("float32", (spec.state.size,))
     with Writer(folder, spec.actions.control_hz, features, "example", codec=codec) as writer:

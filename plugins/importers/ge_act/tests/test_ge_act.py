@@ -244,7 +244,7 @@ def test_a_run_from_images_gives_the_published_actions(
     video = record["inputs/run_noise_video"].transpose(0, 1).flatten(1, 2)[None]
     tape.entries = [(video, 0), (record["inputs/run_noise_action"], 0)]
     out = wide.paradigm.act(wide.model_with_cfg(inputs), inputs, wide.schedules, tape)
-    actions = wide.to_action_chunk(out, seen).values[0, :, :ACTION]
+    actions = wide.to_action_chunk(out, seen).values[0]
     same_values(actions, record["outputs/run_actions"], VERIFIED["run"])
 
 

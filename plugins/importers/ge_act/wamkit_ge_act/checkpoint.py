@@ -34,14 +34,10 @@ LTX = "hf:Lightricks/LTX-Video"
 VAE = "hf:a-r-r-o-w/LTX-Video-0.9.1-diffusers"
 NOTES: Mapping[str, tuple[str, ...]] = {
     "libero": (
-        "An action has 15 values: 7 for the robot, then the state predicted for the same step.",
         "Cameras show what the training data show: the simulator's images turned by 180 degrees.",
         "Published evaluation: 8 of 36 actions are executed.",
     ),
-    "calvin": (
-        "An action has 22 values: 7 for the robot, then the state predicted for the same step.",
-        "Published evaluation: the gripper's action is rounded to -1 or 1.",
-    ),
+    "calvin": ("Published evaluation: the gripper's action is rounded to -1 or 1.",),
 }
 MEMORY = (
     "The 4 observed images are memory: the present one last; before it older ones, at the start "

@@ -43,7 +43,7 @@ _COMMON: dict[str, Any] = {
 
 def _robot(pose: int, state: int) -> dict[str, Any]:
     """Groups of an action and the state that is predicted with it, and the state."""
-    groups = [("pose", pose, "delta"), ("gripper", 1, "absolute"), ("state", state, "absolute")]
+    groups = [("pose", pose, "delta"), ("gripper", 1, "absolute"), ("state", state, "state")]
     return {
         "groups": [
             {"name": name, "size": size, "kind": kind, "normalization": "quantile"}

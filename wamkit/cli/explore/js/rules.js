@@ -380,6 +380,20 @@ Explore.stateConflicts = (choice, sizes) => {
     });
   }
   const { groups } = choice.raw.actions;
+  for (const group of groups.filter(({ kind }) => kind === "state")) {
+    const start = group.state ?? 0;
+    if (start + group.size > sizes.state) {
+      found.push({
+        between: ["actions.groups", "state.size"],
+        why: `group ${Explore.quoted(group.name)} is values ${start} to ${start + group.size - 1} of a `
+          + `state of ${sizes.state}`,
+        hint: `set state.size = ${start + group.size}`,
+      });
+    }
+    found.push(...Explore.episodeConflicts(
+      choice, "actions.groups", 'leave out groups of kind = "state"',
+    ));
+  }
   for (const [place, group] of groups.entries()) {
     if (group.kind !== "relative") continue;
     const before = groups.slice(0, place).reduce((sum, other) => sum + other.size, 0);
