@@ -182,10 +182,27 @@ def _facts(part: Any, encoding: Any) -> dict[str, Any]:
             "is_regression": part.is_regression,
             "exposes_tokens": part.exposes_tokens,
             "tokens": head_tokens(part),
+            "leading": part.leading_frames,
+            "black": [part.black_frames(_head_sizes(state=n))[0] for n in (0, 4)],
         }
     if part.kind == "paradigm":
         return {"continues": any("." in role for role in part.sees)}
     return {}
+
+
+def _head_sizes(chunk: int = 5, action: int = 3, state: int = 0, rows: int = 2) -> HeadContext:
+    """Small sizes of a robot, for what a head says of them."""
+    backbone = base().backbone
+    (_, p, q) = backbone.traits.patch_size
+    return HeadContext(
+        backbone=backbone,
+        chunk=chunk,
+        action=action,
+        state=state,
+        latent=(backbone.traits.latent_channels, rows * p, rows * q),
+        frames=(1, 2),
+        predicts=("action", "next_state", "value") if state else ("action", "value"),
+    )
 
 
 def head_tokens(head: ActionHeadConfig) -> dict[str, Any]:
@@ -198,16 +215,7 @@ def head_tokens(head: ActionHeadConfig) -> dict[str, Any]:
     (_, p, q) = backbone.traits.patch_size
 
     def count(chunk: int, action: int, state: int, rows: int = 2) -> Mapping[str, int]:
-        sizes = HeadContext(
-            backbone=backbone,
-            chunk=chunk,
-            action=action,
-            state=state,
-            latent=(backbone.traits.latent_channels, rows * p, rows * q),
-            frames=(1, 2),
-            predicts=("action", "next_state", "value") if state else ("action", "value"),
-        )
-        return head.tokens(sizes)
+        return head.tokens(_head_sizes(chunk, action, state, rows))
 
     small, more, felt = count(5, 3, 0), count(9, 3, 0), count(5, 3, 4)
     large, frame = count(5, 3, 0, rows=4), backbone.traits.tokens(1, 2 * p, 2 * q)

@@ -62,6 +62,7 @@ def test_published_sizes_have_the_names_and_shapes_of_diffusers(variant: str) ->
 def test_a_variant_sets_every_size_that_is_not_written() -> None:
     assert Cosmos(variant="predict2.5-2b").model_dump(exclude=set(Weighted.model_fields)) == {
         "variant": "predict2.5-2b", "context_sigma": 1e-4, "fps": None, "qk_norm_eps": 1e-6,
+        "given_frames": "observed",
         **SIZES["predict2.5-2b"],
     }  # fmt: skip
     assert Cosmos(variant="predict2-14b", layers=12).num_heads == 40

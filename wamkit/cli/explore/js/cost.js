@@ -300,12 +300,20 @@ Explore.encoding = (choice, sizes) => {
   if (!vae.encoding) return null;
   const [h, w] = [sizes.canvas.height / vae.stride[1], sizes.canvas.width / vae.stride[2]];
   const one = [1, h, w, h * w, h * w * h * w];
-  const row = [...one, ...one.map((x) => x * (sizes.alone ? 1 : sizes.seen))];
-  const clips = sizes.canvas.apart * (sizes.alone ? sizes.seen : 1);
+  const row = (frames) => [...one, ...one.map((x) => x * frames)];
+  // In a clip of all views, the slots before the observed frames are black images.
+  const shared = sizes.cameras.clip === "shared";
+  let clips = [[sizes.seen, sizes.canvas.apart]];
+  if (shared) clips = [[sizes.context + sizes.black, 1]];
+  else if (sizes.alone) clips = [[1, sizes.canvas.apart * sizes.seen]];
+  if (sizes.leading) clips.push([1, 1]);
+  const sum = (spent) => clips.reduce(
+    (total, [frames, count]) => total + Explore.dot(spent, row(frames)) * count, 0,
+  );
   const weights = vae.encoding.bytes[0] + vae.encoding.bytes[one.length]; // read once
+  const again = sizes.alone ? sizes.canvas.apart * (sizes.seen - 1) : 0;
   return {
-    operations: Explore.dot(vae.encoding.operations, row) * clips,
-    bytes: Explore.dot(vae.encoding.bytes, row) * clips - weights * (clips - sizes.canvas.apart),
+    operations: sum(vae.encoding.operations), bytes: sum(vae.encoding.bytes) - weights * again,
   };
 };
 

@@ -101,7 +101,11 @@ Explore.sizes = (choice) => {
   const height = Math.floor(canvas.height / strideH);
   const width = Math.floor(canvas.width / strideW);
   const groups = choice.raw.actions.groups;
+  const head = Explore.part(choice, "action_head");
+  const state = Explore.value(choice, "state", "size");
   return {
+    leading: head.leading,
+    black: head.black[Number(state > 0)],
     cameras, canvas, frames, observed, alone, downscale, moments, seen,
     stride: [stride, strideH, strideW],
     latent: { channels: vae.channels, height, width },
