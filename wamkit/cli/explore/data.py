@@ -8,9 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from ...config.check import check, missing_files, warnings_of
 from ...config.compositions import default
 from ...config.parts import KINDS, ActionHeadConfig, HeadContext, Part
+from ...config.programs import level_conflicts
 from ...config.registry import registry
 from ...config.robot import ActionConfig, CameraConfig, StateConfig, VideoConfig
 from ...config.spec import PolicySpec
@@ -321,7 +324,7 @@ def _plan(paradigm: Choice, head: Choice, backbone: Part, stages: Any) -> dict[s
     made: dict[str, Any] = {"modes": []}
     for imagined in (3, 1, 0):
         spec = at(backbone, head.part, paradigm.part, imagined, STATE)  # type: ignore[arg-type]
-        if any(True for _ in spec.paradigm.conflicts(spec)):
+        if any(True for rule in (spec.paradigm.conflicts, level_conflicts) for _ in rule(spec)):
             continue
         sees = spec.paradigm.sees
         made.setdefault("sees", {role: sorted(seen) for role, seen in sees.items()})
@@ -411,7 +414,7 @@ def _defaults() -> dict[str, Any]:
     }
     found: dict[str, Any] = {
         name: {
-            key: field.get_default(call_default_factory=True)
+            key: to_jsonable_python(field.get_default(call_default_factory=True))
             for key, field in section.model_fields.items()
             if not field.is_required()
         }
