@@ -106,8 +106,9 @@ def _future(policy: Policy, canvas: Tensor | None, z: Tensor) -> Tensor:
     """
     if policy.spec.video.target_downscale > 1:
         z = target_latents(policy, canvas, z)
-    start = 0 if policy.spec.paradigm.targets_see_downscaled else policy.spec.latent_frames[0]
-    return z[:, :, start:]
+    spec = policy.spec
+    observed = spec.leading_frames + spec.latent_frames[0]
+    return z[:, :, 0 if spec.paradigm.targets_see_downscaled else observed :]
 
 
 def target_latents(policy: Policy, canvas: Tensor | None, z: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ def record(
     size: tuple[int, int] = (48, 64),
     image_format: Literal["video", "image"] = "video",
     codec: str = "h264",
+    prompt: str | None = None,
 ) -> Path:
     """Episodes in which everything tells its time: see `frame`."""
     features = {
@@ -33,7 +34,7 @@ def record(
     with Writer(folder, spec.actions.control_hz, features, "example", codec=codec) as writer:
         for episode in range(episodes):
             moments = (frame(features, episode, t) for t in range(frames))
-            writer.add_episode(f"task {episode % 2}", moments)
+            writer.add_episode(prompt or f"task {episode % 2}", moments)
     return Path(folder)
 
 

@@ -39,6 +39,7 @@ from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.precomputed_text import store
 from wamkit.policy.preprocessing import canvas_of, inference_inputs, training_inputs
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, same_values, to_float64
 
 RECORD = Path(__file__).parent / "data" / "cosmos_policy_tiny.safetensors"
@@ -411,3 +412,10 @@ def test_the_base_model_is_no_cosmos_policy(released: Path, tmp_path: Path) -> N
     shutil.copy(released, tmp_path / "model-480p-16fps.pt")
     with pytest.raises(WamkitError, match="no checkpoint that an importer recognizes"):
         plan_import(tmp_path / "model-480p-16fps.pt")
+
+
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    with trusting_paths():
+        expect_acts_and_learns(Policy.load(folder), tmp_path, prompt=TASK)

@@ -18,6 +18,7 @@ from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.policy import Policy
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import same_values
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -134,3 +135,13 @@ def test_a_checkpoint_without_statistics_or_of_an_unknown_robot_is_refused(
     file.unlink()
     with pytest.raises(WamkitError, match=r"no experiment_cfg/metadata\.json"):
         plan_import(folder, None, release.SIZES)
+
+
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    release: Any, record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    options = [*release.SIZES]
+    options += [f"cameras.views.{i}.{size}" for i, size in enumerate(release.SMALL[True])]
+    plan = plan_import(release.checkpoint(record, tmp_path / "released"), None, options)
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    expect_acts_and_learns(policy, tmp_path / "again")

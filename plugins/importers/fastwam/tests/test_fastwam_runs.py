@@ -23,6 +23,7 @@ from wamkit.policy.build import resolve
 from wamkit.policy.importing import plan_import
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, to_float64
 from wamkit.testing.recorded import act_with_noise
 
@@ -200,3 +201,10 @@ def test_the_examples_are_the_specs_of_the_released_files(
 
     spec = parse(_merge(base, VARIANTS[variant]))
     assert parse(read(EXAMPLES / example)).dump() == spec.dump()
+
+
+@pytest.mark.parametrize("variant", TARGETS)
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    record: dict[str, Tensor], variant: str, tmp_path: Path
+) -> None:
+    expect_acts_and_learns(imported(record, tmp_path, "libero", variant), tmp_path / "again")

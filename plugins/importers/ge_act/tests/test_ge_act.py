@@ -34,6 +34,7 @@ from wamkit.policy.losses import vector_loss
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, same_values, to_float64
 
 DATA = Path(__file__).parent / "data"
@@ -293,3 +294,10 @@ def test_statistics_of_another_data_set_are_refused(checkpoint: Path, tmp_path: 
     (tmp_path / "libero_all.json").write_text(json.dumps({"calvin_eef": {}}))
     with pytest.raises(WamkitError, match=r"lack .* of libero_eef; they hold calvin_eef"):
         plan_import(tmp_path / checkpoint.name, None, TINY)
+
+
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = plan_import(checkpoint, None, TINY).write(tmp_path / "policy", random_parts=True)
+    expect_acts_and_learns(Policy.load(folder), tmp_path / "again")

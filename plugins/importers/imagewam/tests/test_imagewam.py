@@ -32,6 +32,7 @@ from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.normalization import Normalizer, Statistics
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, to_float64
 from wamkit.testing.recorded import act_with_noise
 
@@ -404,3 +405,9 @@ def test_at_published_size_every_name_and_shape_fits(
     used = sum(len(entries) for entries in plan.weights.values())
     assert used == len(shapes) - len(twice) + 2 * stacked
     assert set(plan.missing) == {"vae", "text_encoder"}
+
+
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    policy: Policy, tmp_path: Path
+) -> None:
+    expect_acts_and_learns(policy, tmp_path)

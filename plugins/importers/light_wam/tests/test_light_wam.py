@@ -34,6 +34,7 @@ from wamkit.policy.losses import modality_loss
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, to_float64
 from wamkit.testing.recorded import RecordedNoise
 
@@ -392,3 +393,9 @@ def test_every_tensor_of_the_published_size_has_its_place(monkeypatch: pytest.Mo
     # q, k and v of a pool are one tensor there and three here, weights and biases.
     count = len(plan.weights["backbone"]) + len(plan.weights["action_head"])
     assert count == len(held) - len(lora) + 3 * 4
+
+
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    policy: Policy, tmp_path: Path
+) -> None:
+    expect_acts_and_learns(policy, tmp_path)

@@ -38,6 +38,7 @@ from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
+from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, to_float64
 
 RECORD = Path(__file__).parent / "data" / "lingbot_va_tiny.safetensors"
@@ -344,3 +345,12 @@ def test_a_robot_has_statistics_and_a_channel_for_each_value(robot: str) -> None
     size = sum(count for _, count, _ in facts.groups)
     assert len(facts.channel_map) == len(facts.q01) == len(facts.q99) == size
     assert parse(spec_of(facts)).actions.size == size
+
+
+@pytest.mark.parametrize("robot", NAMES)
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
+    record: dict[str, Tensor], robot: str, tmp_path: Path
+) -> None:
+    plan = plan_import(released(record, tmp_path / NAMES[robot]), None, options(robot))
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    expect_acts_and_learns(policy, tmp_path / "again")
