@@ -8,6 +8,8 @@ PROMPT = (
     "A video recorded from a robot's point of view executing the following instruction: "
     "{instruction}"
 )
+SCALING: dict[str, Any] = {"constant_range": 1e-4, "constants": "min", "std_epsilon": 1e-8}
+"""What their normalizer does about dimensions that hardly vary."""
 _FLOW: dict[str, Any] = {"shift": 5.0, "loss_weighting": "bell", "bf16_timesteps": True}
 _COMMON: dict[str, Any] = {
     "dtype": "bfloat16",
@@ -39,12 +41,13 @@ LIBERO: dict[str, Any] = {
         "chunk_size": 16,
         "control_hz": 20,
         "clip": 5.0,
+        "scaling": SCALING,
         "groups": [
             {"name": "pose", "size": 6, "kind": "delta"},
             {"name": "gripper", "size": 1},
         ],
     },
-    "state": {"size": 8, "clip": 5.0},
+    "state": {"size": 8, "clip": 5.0, "scaling": SCALING},
     "cameras": {
         "layout": "side_by_side",
         "views": [
@@ -59,6 +62,7 @@ ROBOTWIN: dict[str, Any] = {
         "chunk_size": 16,
         "control_hz": 25,
         "clip": 5.0,
+        "scaling": SCALING,
         "groups": [
             {"name": "left_arm", "size": 6, "normalization": "mean_std"},
             {"name": "left_gripper", "size": 1, "normalization": "mean_std"},
@@ -66,7 +70,7 @@ ROBOTWIN: dict[str, Any] = {
             {"name": "right_gripper", "size": 1, "normalization": "mean_std"},
         ],
     },
-    "state": {"size": 14, "normalization": "mean_std", "clip": 5.0},
+    "state": {"size": 14, "normalization": "mean_std", "clip": 5.0, "scaling": SCALING},
     "cameras": {
         "layout": "t_shape",
         "views": [
