@@ -1,14 +1,14 @@
 """Why parts do not fit each other, computed in advance: the reasons that are a plugin's own.
 
-Rules about sizes are formulas, which the page computes (`js/rules.js`). What a part says in its
-`conflicts` is asked for here, at sizes that no reason would name by chance; each size that a reason
-names then becomes a placeholder.
+Rules about sizes are formulas, which the page computes (`js/rules.js`, `js/views.js`). What a part
+says in its `conflicts` is asked for here, at sizes that no reason would name by chance; each size
+that a reason names then becomes a placeholder.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -90,10 +90,11 @@ def at(
     state: int,
     steps: int = ACTION_STEPS,
     latents: int = OBSERVED,
+    vae: Any = None,
 ) -> PolicySpec:
-    """A spec of these parts at sizes that stand for others."""
+    """A spec of these parts at sizes that stand for others, cut by `vae` or a usual one."""
     usual = base(backbone)
-    stride, schedules = usual.vae.stride[0], usual.schedules
+    stride, schedules = (vae or usual.vae).stride[0], usual.schedules
     observed = 1 + (latents - 1) * stride
     video = usual.video.model_copy(
         update={"num_observed": observed, "num_frames": observed + imagined * stride}
@@ -113,18 +114,20 @@ def at(
 Rule = Callable[[PolicySpec], Iterator[Conflict]]
 
 
-def found(spec: PolicySpec, *rules: Rule) -> list[dict[str, Any]]:
-    """What rules say of a spec, with placeholders for its sizes."""
+def found(
+    spec: PolicySpec, *rules: Rule, names: Mapping[int, str] | None = None
+) -> list[dict[str, Any]]:
+    """What rules say of a spec, with placeholders for its sizes, and for those of `names`."""
     conflicts: list[Conflict] = []
     for rule in rules:
         try:
             conflicts += rule(spec)
         except (WamkitError, NotImplementedError):
             continue
-    return [_template(c, spec) for c in conflicts if not c.missing]
+    return [_template(c, spec, names or {}) for c in conflicts if not c.missing]
 
 
-def _template(conflict: Conflict, spec: PolicySpec) -> dict[str, Any]:
+def _template(conflict: Conflict, spec: PolicySpec, names: Mapping[int, str]) -> dict[str, Any]:
     video, stride = spec.video, spec.time_stride
     sizes = {
         video.num_observed + stride: "after",
@@ -143,6 +146,7 @@ def _template(conflict: Conflict, spec: PolicySpec) -> dict[str, Any]:
     sizes = {size: name for size, name in sizes.items() if size > 1}
     if not spec.latent_frames[1] and video.num_observed >= SMALLEST:
         sizes[video.num_observed] = "frames"
+    sizes |= names
 
     def named(text: str) -> str:
         def place(match: re.Match[str]) -> str:
@@ -204,28 +208,47 @@ def companion_rules(backbone: BackboneConfig, part: Any) -> list[dict[str, Any]]
 
 def _with_companion(backbone: BackboneConfig, part: Any, latents: int) -> PolicySpec:
     about = base(backbone)
-    usual = at(backbone, about.action_head, about.paradigm, MANY, STATE, latents=latents)
+    vae = part if part.kind == "vae" else None
+    usual = at(backbone, about.action_head, about.paradigm, MANY, STATE, latents=latents, vae=vae)
     return usual.model_copy(update={part.kind: part, "backbone": backbone}).fitted()
 
 
 def clip_rules(backbone: BackboneConfig) -> list[dict[str, Any]]:
     """What a backbone says of many observed latent frames: "above" how many it says so.
 
-    Sizes that such a reason names besides that are of one VAE, and may differ with another.
+    Placeholders are `context`, so many latent frames, and `most`, the images of a view that make
+    as many as it takes. Where even one image of each view is too many, the hint is "crowded".
     """
-    vae = base(backbone).vae
+    vaes: list[Any] = [default(cls) for cls in registry() if cls.kind == "vae"]
+    vae = next(vae for vae in vaes if vae.stride[0] > 1)
 
-    def of(latents: int) -> list[dict[str, Any]]:
-        spec = _with_companion(backbone, vae, latents)
-        return found(spec, spec.backbone.conflicts)
+    def of(spec: PolicySpec, names: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+        conflicts = found(spec, spec.backbone.conflicts, names=names)
+        return [c for c in conflicts if c["between"] not in few]
 
-    if of(OBSERVED) == of(1):
+    few: list[list[str]] = []
+    few = [c["between"] for c in of(_with_companion(backbone, vae, 1))]
+    many = _with_companion(backbone, vae, OBSERVED)
+    if not of(many):
         return []
-    few = [c["between"] for c in of(1)]
-    for latents in range(2, MOST_LATENTS):
-        if more := [c for c in of(latents) if c["between"] not in few]:
-            return [{**c, "above": latents - 1} for c in more]
+    for above in range(1, MOST_LATENTS):
+        if of(_with_companion(backbone, vae, above + 1)):
+            most = 1 + (above - 1) * vae.stride[0]
+            crowded = of(_crowded(_with_companion(backbone, vae, 1), above + 1))
+            hints = {" ".join(c["between"]): c["hint"] for c in crowded}
+            return [
+                {**c, "above": above, "crowded": hints.get(" ".join(c["between"]), c["hint"])}
+                for c in of(many, {OBSERVED: "context", most: "most"})
+            ]
     return []
+
+
+def _crowded(spec: PolicySpec, count: int) -> PolicySpec:
+    """A spec with so many views, each a latent frame by itself."""
+    view = spec.cameras.views[0]
+    views = tuple(view.model_copy(update={"name": f"view_{i}"}) for i in range(count))
+    cameras = spec.cameras.model_copy(update={"views": views, "layout": "frame_per_view"})
+    return spec.model_copy(update={"cameras": cameras})
 
 
 def paradigm_rules(

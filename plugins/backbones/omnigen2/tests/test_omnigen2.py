@@ -238,6 +238,26 @@ def test_a_policy_that_observes_too_many_frames_is_a_conflict() -> None:
     assert [c.hint for c in found] == [f"set video.num_observed to {1 + 4 * stride} or less"]
 
 
+@pytest.mark.parametrize(
+    ("views", "hint"),
+    [(2, "video.num_observed to {} or less"), (6, 'cameras.layout = "side_by_side"')],
+)
+def test_frames_of_several_views_count_together(views: int, hint: str) -> None:
+    spec = compose(OmniGen2())
+    stride, view = spec.vae.stride[0], spec.cameras.views[0]
+    named = tuple(view.model_copy(update={"name": f"view_{i}"}) for i in range(views))
+    cameras = spec.cameras.model_copy(update={"views": named, "layout": "frame_per_view"})
+    video = spec.video.model_copy(
+        update={"num_observed": 1 + 2 * stride, "num_frames": 1 + 2 * stride}
+    )
+    wide = spec.model_copy(update={"cameras": cameras, "video": video})
+    found = [c for c in wide.backbone.conflicts(wide) if "reference images apart" in c.why]
+    assert [c.hint for c in found] == ["set " + hint.format(1 + stride)]
+    video = video.model_copy(update={"num_observed": 1 + stride})
+    cured = wide.model_copy(update={"video": video})
+    assert bool(list(cured.backbone.conflicts(cured))) == (views == 6)
+
+
 def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], backbone: Any) -> None:
     assert not unused_modules(backbone, lambda: denoise(backbone, *scene(golden)))
 

@@ -145,12 +145,15 @@ class OmniGen2(VariantBackbone):
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         observed, _ = spec.latent_frames
         if observed > REFERENCES:
-            most = 1 + (REFERENCES - 1) * spec.vae.stride[0]
+            each = REFERENCES // spec.cameras.apart
+            alone = spec.video.observed_latents == "images"
+            most = each if alone else 1 + (each - 1) * spec.time_stride
+            fewer = f"set video.num_observed to {most} or less"
             yield Conflict(
                 between=("video.num_observed", "backbone"),
                 why=f"{spec.video.num_observed} observed images are {observed} latent frames, and "
                 f"omnigen2 tells at most {REFERENCES} reference images apart",
-                hint=f"set video.num_observed to {most} or less",
+                hint=fewer if each else 'set cameras.layout = "side_by_side"',
             )
 
     def layouts(self) -> Sequence[Any]:

@@ -347,17 +347,21 @@ Explore.partConflicts = (choice, sizes) => {
     state: sizes.state,
     steps,
     last: steps - 1,
+    context: sizes.context,
   };
   const filled = (text) => text.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
   const reasons = [...new Set(places)].map((place) => Explore.data.pools.reasons[place]);
-  reasons.push(...Explore.data.clip_rules[backbone].filter(({ above }) => sizes.context > above));
+  for (const reason of Explore.data.clip_rules[backbone]) {
+    if (sizes.context <= reason.above) continue;
+    const each = Math.floor(reason.above / sizes.canvas.apart);
+    values.most = sizes.alone ? each : 1 + (each - 1) * stride;
+    reasons.push(each ? reason : { ...reason, hint: reason.crowded });
+  }
   return reasons
     .filter((reason) => reason.steps === undefined || reason.steps === steps)
     .filter((reason) => !reason.wider || sizes.state > sizes.action)
     .filter((reason) => !reason.tied || Explore.schedule(choice, reason.tied).shared_sigma)
-    .map(({ between, why, hint, above }) => ({
-      between, why: filled(why), hint: filled(hint), ...(above ? { near: true } : {}),
-    }));
+    .map(({ between, why, hint }) => ({ between, why: filled(why), hint: filled(hint) }));
 };
 
 /** What fits and may yet not do what one expects. */
