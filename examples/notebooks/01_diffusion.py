@@ -33,6 +33,8 @@ import torch
 from lesson import full_or_quick
 from torch import Tensor, nn
 
+from wamkit.files.plots import scale_logarithmically
+
 STEPS = full_or_quick(3000, 20)  # of training
 POINTS = full_or_quick(2000, 100)  # that are drawn or generated
 
@@ -218,10 +220,13 @@ for n, a, b in zip(counts, ddim, euler, strict=True):
 print(f"DDPM, {T} steps: {ancestral:.4f};  data against other data: {floor:.4f}")
 
 figure, axes = plt.subplots(1, 4, figsize=(12, 3))
-axes[0].loglog(counts, ddim, "o-", label="DDIM")
-axes[0].loglog(counts, euler, "s-", label="rectified flow")
+axes[0].plot(counts, ddim, "o-", label="DDIM")
+axes[0].plot(counts, euler, "s-", label="rectified flow")
 axes[0].axhline(floor, color="gray", ls=":", label="data")
-axes[0].set(xlabel="network evaluations", ylabel="energy distance")
+axes[0].set(xlabel="network evaluations", ylabel="energy distance", xscale="log")
+axes[0].set_xticks(counts, counts)
+axes[0].minorticks_off()
+scale_logarithmically(axes[0])
 axes[0].legend()
 for axis, n in zip(axes[1:], (1, 4, 16), strict=True):
     axis.scatter(*test.T, s=1, color="lightgray")
@@ -268,12 +273,13 @@ for axis, width in zip(axes[:3], (1.0, 0.3, 0.05), strict=True):
     length = fine.diff(dim=0).norm(dim=-1).sum(0) / (fine[-1] - fine[0]).norm(dim=-1)
     ends = [exact_paths(noise[:100], data, n)[-1] for n in (1, 2, 4, 8, 16)]
     off = [float((end - fine[-1]).norm(dim=-1).mean()) for end in ends]
-    axes[3].semilogy((1, 2, 4, 8, 16), off, "o-", label=f"{width:.0%} of the half circle")
+    axes[3].plot((1, 2, 4, 8, 16), off, "o-", label=f"{width:.0%} of the half circle")
     axis.scatter(*data.T, s=1, color="gray")
     axis.plot(*fine[:, :40].unbind(-1), color="tab:orange", linewidth=0.7)
     axis.set(title=f"{width:.0%} of the half circle", xlim=(-2.5, 2.5), ylim=(-2.5, 2.5))
     print(f"{width:4.0%} of the half circle: length / distance of paths, mean {length.mean():.2f}")
 axes[3].set(xlabel="Euler steps", ylabel="distance from the path's end")
+scale_logarithmically(axes[3])
 axes[3].legend(fontsize=8)
 plt.tight_layout()
 plt.show()

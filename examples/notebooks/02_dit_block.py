@@ -39,6 +39,7 @@ from lesson import count_weights, full_or_quick
 from toy_task import SPEC, demonstrations, learn
 
 import wamkit
+from wamkit.files.plots import scale_logarithmically
 
 STEPS = full_or_quick(500, 4)  # of training, for each of the four
 WAYS = ("in_context", "cross_attention", "adaln", "adaln_zero")
@@ -112,7 +113,8 @@ for way, policy in policies.items():
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.2))
 for way, points in curves.items():
     axes[0].plot(*zip(*points, strict=True), color=COLORS[way], label=way)
-axes[0].set(xlabel="training step", ylabel="held-out loss", yscale="log")
+axes[0].set(xlabel="training step", ylabel="held-out loss")
+scale_logarithmically(axes[0])
 axes[0].legend()
 axes[1].plot(*zip(*gates, strict=True), color=COLORS["adaln_zero"])
 axes[1].set(xlabel="training step", ylabel="mean |gate|, block 0", title="adaln_zero opens")

@@ -28,6 +28,7 @@ from toy_task import FLOW, SIZE, VELOCITY, demonstrations
 from toy_task import STEPS as ACTIONS
 
 import wamkit
+from wamkit.files.plots import scale_logarithmically
 
 STEPS = full_or_quick(2000, 4)  # of training
 BATCH = full_or_quick(32, 8)
@@ -92,8 +93,9 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 for part, values in losses.items():
     size = max(1, STEPS // 50)
     means = torch.tensor(values[: len(values) // size * size]).view(-1, size).mean(1)
-    axes[0].semilogy(range(0, size * len(means), size), means, label=part)
+    axes[0].plot(range(0, size * len(means), size), means, label=part)
 axes[0].set(xlabel="training step", ylabel="loss")
+scale_logarithmically(axes[0])
 axes[0].legend()
 axes[1].plot(*zip(*held_out, strict=True), "o-", color="tab:green")
 axes[1].axhline(float(test.errors(0 * test.actions).mean()), color="gray", ls=":")

@@ -29,6 +29,7 @@ from lesson import STUDENT_T, confidence_interval, full_or_quick
 from toy_task import SPEC, demonstrations, learn
 
 import wamkit
+from wamkit.files.plots import scale_logarithmically
 
 STEPS = full_or_quick(250, 3)  # of training
 SEEDS = full_or_quick(5, 2)  # 2 to 10
@@ -85,7 +86,8 @@ counts = range(2, 11)
 widths = [STUDENT_T[n - 2] * stdev(differences) / n**0.5 for n in counts]
 axes[2].plot(counts, widths, "o-", color="tab:orange")
 axes[2].axhline(abs(middle), color="gray", ls=":")
-axes[2].set(xlabel="number of seeds", title="half interval; dotted: the mean", yscale="log")
+axes[2].set(xlabel="number of seeds", title="half interval; dotted: the mean")
+scale_logarithmically(axes[2])
 plt.tight_layout()
 plt.show()
 

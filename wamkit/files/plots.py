@@ -169,7 +169,7 @@ def lines(
     axes.set_ylabel(printable(y))
     axes.grid(axis="y")
     if log:
-        _scale_logarithmically(axes)
+        scale_logarithmically(axes)
     if len(series) > 1:
         columns = 1 if max(map(len, series)) > 20 else 3
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns)
@@ -219,7 +219,7 @@ def short(value: float) -> str:
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
-def _scale_logarithmically(axes: Axes) -> None:
+def scale_logarithmically(axes: Axes) -> None:
     """A logarithmic y axis that shows values (1, 0.1, 0.01), and several where they lie close."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
