@@ -120,6 +120,17 @@ def test_randomness_comes_from_generators_and_seeds(script: Path) -> None:
                 assert any(word.arg == "seed" for word in node.keywords), ast.unparse(node)
 
 
+def test_the_paradigm_of_a_notebook_takes_twenty_lines() -> None:
+    tree = ast.parse((FOLDER / "07_your_own_paradigm.py").read_text())
+    lines: set[int] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            words = [e for e in ast.walk(node) if isinstance(e, ast.Expr)]  # docstrings
+            held = {n.lineno for n in ast.walk(node) if hasattr(n, "lineno")}
+            lines |= held - {n for e in words for n in range(e.lineno, (e.end_lineno or 0) + 1)}
+    assert 0 < len(lines) <= 20
+
+
 def test_the_index_names_every_notebook() -> None:
     index = (FOLDER / "README.md").read_text()
     for script in SCRIPTS:

@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 7 Your own paradigm in thirty lines
+# # 7 Your own paradigm in twenty lines
 #
 # A paradigm is a table (who attends to whom) and a loop (what happens in one call of
 # `policy.act`). It names roles and no backbone, so yours runs with every backbone and every
@@ -24,7 +24,7 @@
 # straight line, so there are two right ways.
 
 # %%
-"""Your own paradigm in thirty lines: chunks that vote."""
+"""Your own paradigm in twenty lines: chunks that vote."""
 
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -33,79 +33,67 @@ import matplotlib.pyplot as plt
 import torch
 from lesson import draw_attention_table, full_or_quick
 from toy_task import SPEC, STEPS, demonstrations, learn
+from wamkit_single_pass import SinglePass
+from wamkit_single_pass.paradigm import SinglePassParadigm
 
 import wamkit
-from wamkit.config.parts import ParadigmConfig, Stage
-from wamkit.config.visibility import Visibility
-from wamkit.interfaces.paradigm import Paradigm, add_noise, denoise, init_sampler, prefill
+from wamkit.interfaces.paradigm import denoise, init_sampler, prefill
 from wamkit.interfaces.types import ModelInputs, ParadigmOutput
 
 TRAINING = full_or_quick(600, 3)  # steps
 READER = {"name": "reader", "num_heads": 4, "head_dim": 12, "mlp_dim": 192}
 
 # %% [markdown]
-# ## Thirty lines
+# ## Twenty lines
 #
-# The configuration says, without importing any network, what the paradigm is: its name in a spec,
-# its settings, its table, and its program (for `wamkit explain` and for cost estimates). The
-# second class is the loop. The pieces of a loop are functions: `prefill` passes what is known
-# through the network once and gives its keys and values (the KV cache), `init_sampler` draws
-# noise, `denoise` runs all steps of a sampler, `add_noise` makes a training sample.
+# A paradigm has two classes. The configuration says, without importing any network, what the
+# paradigm is: its name in a spec, its settings, its table (`sees`), and its program (for
+# `wamkit explain` and for cost estimates). The other class is the loop: `act`, and `add_noise` for
+# training. The pieces of a loop are functions: `prefill` passes what is known through the network
+# once and gives its keys and values (the KV cache), `init_sampler` draws noise, and `denoise` runs
+# all steps of a sampler.
+#
+# Whoever changes one thing inherits the others. Voting changes what happens in a call, so `Vote`
+# takes the table and the training of `single_pass`: text and observed frames attend to each other,
+# the state to both and itself; the action and the future each attend to these three and to
+# themselves, and the future is learned with the action. (A paradigm from nothing derives from
+# `ParadigmConfig` and `Paradigm` and writes `sees` and `add_noise` too; `examples/my_paradigm`
+# does.)
 
 
 # %%
-class Vote(ParadigmConfig):
+class Vote(SinglePass):
     """Several chunks are denoised, and the one that is closest to the others is executed."""
 
-    name: Literal["vote"] = "vote"
+    name: Literal["vote"] = "vote"  # type: ignore[assignment]
     votes: int = 8
-    near: float = 1.0
-    """Share of the other votes, the closest ones, that a vote is compared with."""
+    near: int = 2
+    """How many of the other votes, the closest ones, a vote is compared with."""
 
-    @property
-    def sees(self) -> Visibility:
-        """The action reads the present; so does the future, which is learned with it."""
-        now = frozenset({"text", "context", "state"})
-        rows = {"text": now - {"state"}, "context": now - {"state"}, "state": now}
-        return rows | {role: now | {role} for role in ("target", "action")}
-
-    def program(self, spec: Any) -> tuple[Stage, ...]:
+    def program(self, spec: Any) -> Any:
         """One pass over the present, then all steps of every vote."""
-        steps = 1 if spec.action_head.is_regression else spec.schedules.action.steps
-        known = Stage(roles=("text", "context", "state"), passes=1, does="keep the keys")
-        return known, Stage(roles=("action",), passes=self.votes * steps, does="denoise votes")
+        observe, act = super().program(spec)
+        return observe, act.model_copy(update={"passes": self.votes * act.passes})
 
     def build(self) -> Any:
         """The loop."""
         return VoteParadigm(self)
 
 
-class VoteParadigm(Paradigm):
+class VoteParadigm(SinglePassParadigm):
     """The loop of `Vote`."""
 
-    needs_future = False  # to act
+    config: Vote
 
-    def __init__(self, config: Vote) -> None:
-        self.config, self.sees = config, config.sees
-
-    def act(
-        self, model: Any, inputs: ModelInputs, schedules: Any, rng: Any, **options: Any
-    ) -> ParadigmOutput:
+    def act(self, model: Any, inputs: ModelInputs, schedules: Any, rng: Any, **options: Any) -> Any:
         """Denoise every vote against the same cache, and take the closest to the others."""
         cache, rest = prefill(model, inputs.without("video"), self.sees)
-        votes = []
-        for _ in range(self.config.votes):
-            sampler = init_sampler("action", rest, schedules, rng)
-            votes.append(denoise(model, rest, {"action": sampler}, cache).take("action"))
+        starts = [init_sampler("action", rest, schedules, rng) for _ in range(self.config.votes)]
+        votes = [denoise(model, rest, {"action": x}, cache).take("action") for x in starts]
         chunks = torch.stack(votes)  # [V, B, N, A]
         apart = (chunks[:, None] - chunks).flatten(3).norm(dim=-1)  # [V, V, B]
-        others = max(1, round(self.config.near * (len(chunks) - 1)))
-        far = apart.sort(1).values[:, : 1 + others].sum(1)  # [V, B], its own distance is 0
+        far = apart.sort(1).values[:, : 1 + self.config.near].sum(1)  # its own distance is 0
         return ParadigmOutput(chunks[far.argmin(0), torch.arange(chunks.shape[1])])
-
-    def add_noise(self, inputs: ModelInputs, schedules: Any, rng: Any) -> Any:
-        """Future and action at independent noise levels."""
-        return add_noise(inputs, schedules, rng)
 
 
 @wamkit.hookimpl
@@ -138,9 +126,9 @@ for head in ("mot", "shared_stream", "latent_slot", "reader", "regression"):
 #
 # ## Does it help?
 #
-# One policy is trained, and acts with 1, 4 and 16 votes. With `near = 1` a vote is compared with
-# all others, with `near = 0.25` with the closest quarter of them. For comparison, the *mean* of
-# 16 chunks: with two right ways it may lead between them.
+# One policy is trained, and acts with 1, 4 and 16 votes. A vote is compared with all others, or
+# with the closest quarter of them (`near = 1` of 4 votes, `near = 4` of 16). For comparison, the
+# *mean* of 16 chunks: with two right ways it may lead between them.
 
 # %%
 practice = demonstrations(full_or_quick(4096, 64), seed=0, arcs=True)
@@ -149,7 +137,7 @@ for _ in learn(policy, practice, TRAINING):
     pass
 
 
-def act(votes: int, near: float = 1.0, seed: int = 0) -> torch.Tensor:
+def act(votes: int, near: int = 0, seed: int = 0) -> torch.Tensor:
     """Chunks [B, 8, 2] with so many votes."""
     policy.paradigm = Vote(votes=votes, near=near).build()
     return policy.act(test.observation(), seed=seed).values
@@ -158,8 +146,8 @@ def act(votes: int, near: float = 1.0, seed: int = 0) -> torch.Tensor:
 most = full_or_quick(16, 3)
 results = {"one chunk": act(1)}
 for votes in full_or_quick((4, 16), (3,)):
-    results[f"{votes} votes, near = 1"] = act(votes)
-    results[f"{votes} votes, near = 0.25"] = act(votes, near=0.25)
+    results[f"{votes} votes, all others"] = act(votes, near=votes - 1)
+    results[f"{votes} votes, a quarter"] = act(votes, near=max(1, votes // 4))
 every = torch.stack([act(1, seed=seed) for seed in range(most)])  # [16, B, 8, 2]
 results[f"mean of {most} chunks"] = every.mean(0)
 print(f"{'':22} error   95 % ±")
@@ -180,9 +168,9 @@ for i, axis in enumerate(axes):
     for way in ways(every)[:, i]:
         axis.plot(*way.T, color="tab:blue", linewidth=0.6)
     axis.plot(*ways(every.mean(0))[i].T, color="gray", ls="--", label="mean")
-    for near, color in ((1.0, "tab:orange"), (0.25, "tab:green")):
-        way = ways(results[f"{most} votes, near = {near:g}"])[i]
-        axis.plot(*way.T, color=color, linewidth=2, label=f"vote, near = {near:g}")
+    for near, color in (("all others", "tab:orange"), ("a quarter", "tab:green")):
+        way = ways(results[f"{most} votes, {near}"])[i]
+        axis.plot(*way.T, color=color, linewidth=2, label=f"vote, {near}")
     axis.plot(*test.ways[i, 0, -1], "x", color="tab:red")
     axis.set(xlim=(-0.2, 1.2), ylim=(1.2, -0.2), xticks=[], yticks=[], aspect="equal")
 axes[0].legend(fontsize=7)
@@ -194,20 +182,20 @@ plt.show()
 #
 # - The **mean** of 16 chunks is far worse than a single one: where chunks go around both sides it
 #   cuts through the middle. Averaging is what a regression of the same actions would learn to do.
-# - With `near = 1` more votes make it *worse*. The chunk that is closest to **all** others lies
-#   at the inner edge of its group, pulled toward the other group.
-# - With `near = 0.25` a chunk is compared with its own group, and 16 votes lower the error by a
-#   third.
+# - Compared with all others, more votes make it *worse*. The chunk that is closest to **all**
+#   others lies at the inner edge of its group, pulled toward the other group.
+# - With the closest quarter a chunk is compared with its own group, and 16 votes lower the error
+#   by a third.
 #
-# So thirty lines were enough to have an idea, to see it fail, to see why, and to repair it.
+# So twenty lines were enough to have an idea, to see it fail, to see why, and to repair it.
 #
 # To publish a paradigm, `wamkit new paradigm NAME` writes a project with the entry point and a
 # test file whose two lines run wamkit's contract tests; `examples/my_paradigm` is such a project.
 #
 # ## Exercises
 #
-# 1. Let the action see the future: add `"target"` to its row. Which line of `act` has to change,
-#    and which published system comes out?
+# 1. Let the action see the future: give `Vote` a table `sees` with `"target"` in the row of the
+#    action. Which line of `act` has to change, and which published system comes out?
 #
 # <details><summary>Answer</summary>
 #
