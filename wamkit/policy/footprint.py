@@ -152,6 +152,7 @@ def _run(
             views, images = spec.cameras.apart, spec.video.num_observed
             canvas = torch.zeros(views, 3, images, *spec.cameras.canvas, device="meta")
             with_leading(spec, vae, encode_canvas(spec, vae, canvas))
+            del canvas  # as in a real chunk, nobody keeps the images
     meter.close()
     if adapter is not None:
         backbone = AdaptedBackbone(backbone, adapter)
