@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -22,14 +21,14 @@ import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor
 from wamkit_cosmos_policy import CosmosPolicy
-from wamkit_cosmos_policy.checkpoint import DROPPED
 from wamkit_cosmos_policy.specs import SPECS
 
 from wamkit.checkpoints.files import Entry
 from wamkit.checkpoints.lazy import LazyTensors
 from wamkit.checkpoints.pickle_values import embeddings
 from wamkit.checkpoints.random_weights import build_seeded
-from wamkit.checkpoints.safetensors import entries_of, save
+from wamkit.checkpoints.safetensors import save
+from wamkit.checkpoints.source import Source
 from wamkit.config.spec import parse, read
 from wamkit.config.trust import trusting_paths
 from wamkit.engine.noise_schedule import NoiseSchedule
@@ -375,22 +374,24 @@ def test_the_examples_are_the_specs_that_are_imported(suite: str, example: str) 
 
 
 @pytest.mark.parametrize("suite", ["libero", "robocasa", "aloha"])
-def test_every_published_tensor_has_its_place(suite: str, record: dict[str, Tensor]) -> None:
-    start, entries = "published/", {}
-    for key, shape in record.items():
-        name = key.removeprefix(start)
-        for i in range(28 if ".blocks." in name else 1) if key.startswith(start) else ():
-            entry = Entry(
-                Path("x"), name.replace("s.0.", f"s.{i}.", 1), tuple(shape.tolist()), "F32"
-            )
-            entries[entry.name] = entry
-    spec = parse(SPECS[suite])
-    kept = {k: v for k, v in entries.items() if not any(re.search(p, k) for p in DROPPED)}
-    with torch.device("meta"):
-        backbone = spec.backbone.build()
-    found = entries_of(backbone, kept, spec.backbone.layouts(), "the released file")
-    assert len(found) == len(kept) == 567
-    assert len(entries) - len(kept) == 4 + 3
+def test_every_published_tensor_has_its_place(
+    suite: str, record: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, file = "published/", tmp_path / f"Cosmos-Policy-{suite}-Predict2-2B.pt"
+    file.touch()
+    names = [key.removeprefix(start) for key in record if key.startswith(start)]
+    held = {
+        name: Entry(file, name, tuple(record[start + key].tolist()), "F32")
+        for key in names
+        for name in [key.replace("s.0.", f"s.{i}.", 1) for i in range(28 if "s.0." in key else 1)]
+    }
+    monkeypatch.setattr(Source, "_entries", lambda *_: held)
+    plan = plan_import(file, None, ["text_encoder.name=bytes", "text_encoder.embedding=1024"])
+    found = plan.weights["backbone"]
+    used = {entry.name for entry in found.values()}
+    left_out = {name for names in plan.dropped.values() for name in names}
+    assert used | left_out == set(held) and not used & left_out
+    assert len(used) == 567 and len(left_out) == 4 + 3
     assert sum(prod(entry.shape) for entry in found.values()) == 1_956_413_440
 
 

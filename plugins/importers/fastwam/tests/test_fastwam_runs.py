@@ -16,7 +16,9 @@ from torch import Tensor
 from wamkit_fastwam import FastWAM
 from wamkit_fastwam.specs import LIBERO, ROBOTWIN, VARIANTS
 
-from wamkit.config.spec import parse
+from wamkit.checkpoints.files import Entry
+from wamkit.checkpoints.source import Source
+from wamkit.config.spec import parse, read
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.interfaces.types import Text
 from wamkit.policy.build import resolve
@@ -27,7 +29,8 @@ from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, to_float64
 from wamkit.testing.recorded import act_with_noise
 
-RECORD = Path(__file__).parent / "data" / "fastwam_runs.safetensors"
+DATA = Path(__file__).parent / "data"
+RECORD = DATA / "fastwam_runs.safetensors"
 EXAMPLES = Path(__file__).parents[4] / "examples"
 PARTS = (
     *("backbone.variant=tiny", "backbone.latent_channels=48", "dtype=float32"),
@@ -197,8 +200,6 @@ def test_the_examples_are_the_specs_of_the_released_files(
 ) -> None:
     from wamkit_fastwam.checkpoint import _merge
 
-    from wamkit.config.spec import read
-
     spec = parse(_merge(base, VARIANTS[variant]))
     assert parse(read(EXAMPLES / example)).dump() == spec.dump()
 
@@ -208,3 +209,37 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     record: dict[str, Tensor], variant: str, tmp_path: Path
 ) -> None:
     expect_acts_and_learns(imported(record, tmp_path, "libero", variant), tmp_path / "again")
+
+
+def published(release: str) -> dict[str, list[int]]:
+    """Name -> shape of every tensor of a released file, as the authors' own classes have it."""
+    table = json.loads((DATA / "fastwam_names.json").read_text())[release]
+    return {
+        name.replace("*", str(layer)): shape
+        for name, shape in table.items()
+        for layer in range(30 if "*" in name else 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "example"),
+    [
+        ("libero_uncond_2cam224", "libero", "fastwam.toml"),
+        ("libero_joint_2cam224", "libero", "fastwam_joint.toml"),
+        ("libero_idm_2cam224", "libero", "fastwam_idm.toml"),
+        ("robotwin_uncond_3cam_384", "robotwin", "fastwam_robotwin.toml"),
+    ],
+)
+def test_every_tensor_of_the_published_size_has_its_place(
+    name: str, release: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, shapes = tmp_path / f"{name}.pt", published(release)
+    file.touch()
+    held = {k: Entry(file, k, tuple(shape), "BF16") for k, shape in shapes.items()}
+    held["optimizer.state.0.exp_avg"] = Entry(file, "optimizer.state.0.exp_avg", (2,), "BF16")
+    monkeypatch.setattr(Source, "_entries", lambda *_: held)
+    plan = plan_import(file, None, ["text_encoder.name=bytes", "text_encoder.embedding=4096"])
+    used = {entry.name for entries in plan.weights.values() for entry in entries.values()}
+    assert used == set(shapes)
+    assert plan.dropped == {"state of the optimizer": ("optimizer.state.0.exp_avg",)}
+    assert parse(dict(plan.imported.spec)) == parse(read(EXAMPLES / example))

@@ -22,12 +22,11 @@ from pixel_vae import PixelVAE, patterns, set_patterned_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from wamkit_lingbot_va.checkpoint import BACKBONE, HEAD
 from wamkit_lingbot_va.robots import ROBOTS
 from wamkit_lingbot_va.specs import spec_of
 
 from wamkit.checkpoints.files import Entry
-from wamkit.checkpoints.safetensors import entries_of
+from wamkit.checkpoints.source import Source
 from wamkit.config.importing import read_verified
 from wamkit.config.spec import parse, parse_part, read
 from wamkit.errors import WamkitError
@@ -266,23 +265,24 @@ def test_every_tensor_of_a_release_is_accounted_for(
     assert plan.missing == ("vae", "text_encoder")
 
 
-def test_names_and_shapes_at_published_size_are_those_of_the_authors_classes() -> None:
-    shapes = facts()["published"]
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_every_tensor_of_the_published_size_has_its_place(
+    robot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = facts()["published"]  # of the authors' own class at its published size
     first = {k: v for k, v in shapes.items() if k.startswith("blocks.0.")}
     for layer in range(1, 30):
         shapes |= {re.sub("^blocks.0", f"blocks.{layer}", k): v for k, v in first.items()}
-    entries = {
-        k: Entry(Path("none"), k, tuple(v), "BF16")
-        for k, v in shapes.items()
-        if not k.startswith("condition_embedder_action.text_embedder.")
-    }
-    spec = parse(spec_of(ROBOTS["libero"]))
-    with torch.device("meta"):
-        backbone, head = spec.backbone.build(), spec.action_head.build(spec.sizes)
-    own = re.compile(r"^(action_|condition_embedder_action)")
-    for module, layout, of_head in ((backbone, BACKBONE, False), (head, HEAD, True)):
-        held = {k: e for k, e in entries.items() if bool(own.match(k)) == of_head}
-        entries_of(module, held, (layout,), "the release")  # raises if they do not fit
+    folder = tmp_path / f"lingbot-va-posttrain-{robot}"
+    folder.mkdir()
+    held = {k: Entry(folder / "x", k, tuple(v), "BF16") for k, v in shapes.items()}
+    monkeypatch.setattr(Source, "_entries", lambda *_: held)
+    monkeypatch.setattr("wamkit.checkpoints.source.weight_files", lambda *_: [folder / "x"])
+    plan = plan_import(folder, None, ["text_encoder.name=bytes", "text_encoder.embedding=4096"])
+    used = {entry.name for entries in plan.weights.values() for entry in entries.values()}
+    left_out = {name for names in plan.dropped.values() for name in names}
+    assert used | left_out == set(shapes) and not used & left_out
+    assert len(left_out) == 4 and all("action.text_embedder." in name for name in left_out)
 
 
 def test_a_checkpoint_whose_name_tells_no_robot_asks_for_it(
