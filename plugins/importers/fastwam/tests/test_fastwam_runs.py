@@ -22,7 +22,7 @@ from wamkit.config.spec import parse, read
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.interfaces.types import Text
 from wamkit.policy.build import resolve
-from wamkit.policy.importing import plan_import
+from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.imported import expect_acts_and_learns
@@ -221,6 +221,19 @@ def published(release: str) -> dict[str, list[int]]:
     }
 
 
+def plan_published(
+    name: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> tuple[ImportPlan, dict[str, list[int]]]:
+    """The plan of a file of which only names and shapes are there, with these."""
+    file, shapes = folder / name, published(release)
+    file.touch()
+    held = {k: Entry(file, k, tuple(shape), "BF16") for k, shape in shapes.items()}
+    held["optimizer.state.0.exp_avg"] = Entry(file, "optimizer.state.0.exp_avg", (2,), "BF16")
+    monkeypatch.setattr(Source, "_entries", lambda *_: held)
+    text = ("text_encoder.name=bytes", "text_encoder.embedding=4096")
+    return plan_import(file, None, (*text, *options)), shapes
+
+
 @pytest.mark.parametrize(
     ("name", "release", "example"),
     [
@@ -233,13 +246,18 @@ def published(release: str) -> dict[str, list[int]]:
 def test_every_tensor_of_the_published_size_has_its_place(
     name: str, release: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, shapes = tmp_path / f"{name}.pt", published(release)
-    file.touch()
-    held = {k: Entry(file, k, tuple(shape), "BF16") for k, shape in shapes.items()}
-    held["optimizer.state.0.exp_avg"] = Entry(file, "optimizer.state.0.exp_avg", (2,), "BF16")
-    monkeypatch.setattr(Source, "_entries", lambda *_: held)
-    plan = plan_import(file, None, ["text_encoder.name=bytes", "text_encoder.embedding=4096"])
+    plan, shapes = plan_published(f"{name}.pt", release, tmp_path, monkeypatch)
     used = {entry.name for entries in plan.weights.values() for entry in entries.values()}
     assert used == set(shapes)
     assert plan.dropped == {"state of the optimizer": ("optimizer.state.0.exp_avg",)}
     assert parse(dict(plan.imported.spec)) == parse(read(EXAMPLES / example))
+
+
+def test_a_future_of_pure_noise_may_be_passed_once_as_in_simple_wam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, option = "libero_joint_2cam224_1e-4.pt", "paradigm.refresh=[0]"
+    plan, shapes = plan_published(name, "libero", tmp_path, monkeypatch, option)
+    assert sum(len(entries) for entries in plan.weights.values()) == len(shapes)
+    assert plan.imported.system == "Fast-WAM-Joint (LIBERO)"
+    assert plan.spec.paradigm.refresh == (0,)  # type: ignore[attr-defined]
