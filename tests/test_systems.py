@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,31 @@ def test_a_system_has_a_section_and_its_specs_exist(record: dict[str, Any]) -> N
     for name in record.get("specs", []):
         text = (ROOT / "examples" / name).read_text(encoding="utf-8")
         assert record["commit"] in text, f"examples/{name} names another commit"
+
+
+OWN = {"metaworld.toml", "toy.toml"}
+"""Compositions of our own, of no published system."""
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_an_example_is_the_published_system_or_says_what_differs(file: Path) -> None:
+    header = re.match(r"(#.*\n)+", file.read_text(encoding="utf-8"))
+    assert header is not None
+    text = re.sub(r"\n# ?", " ", header[0])
+    is_variant = text.startswith("# A variant of ")
+    compared = any(file.name in record.get("specs", []) for record in SCRIPT.records())
+    assert [is_variant, compared, file.name in OWN].count(True) == 1
+    assert not is_variant or "What differs" in text
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_list_of_examples_marks_variants_of_published_systems(file: Path) -> None:
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    published, _, others = page.partition("\nVariants that nobody has published")
+    row = re.search(rf"^\| `{re.escape(file.name)}` \| (.*?) \|", published, re.M)
+    is_variant = file.read_text(encoding="utf-8").startswith("# A variant of ")
+    if row is None:
+        assert f"| `{file.name}` |" in others
+    else:
+        assert row[1].startswith("variant of ") == is_variant
