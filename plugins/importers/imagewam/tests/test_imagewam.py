@@ -393,7 +393,8 @@ def test_the_settings_of_three_cameras_give_the_published_canvas() -> None:
 def test_at_published_size_every_name_and_shape_fits(
     size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes = json.loads((DATA / "imagewam_names.json").read_text())[size]
+    table = json.loads((DATA / "imagewam_names.json").read_text())[size]
+    shapes = {k.replace("*", str(i)): v for k, (count, v) in table.items() for i in range(count)}
     file = tmp_path / "model.pt"
     file.touch()
     held = {name: Entry(file, name, tuple(shape), "BF16") for name, shape in shapes.items()}

@@ -19,6 +19,7 @@ modules, which its evaluation imports, are empty.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -298,7 +299,10 @@ def run(model: ImageWAM, stats: dict[str, Any], folder: Path) -> dict[str, Tenso
 
 
 def names() -> dict[str, Any]:
-    """Names and shapes of the tensors of a released `model.pt`, by size."""
+    """Names of tensors of a released `model.pt`, by size -> how many there are, and their shape.
+
+    In a name, "*" stands for the number of a block.
+    """
     found = {}
     with torch.device("meta"):
         for size, params in (("klein-4b", Klein4BParams()), ("klein-9b", Klein9BParams())):
@@ -314,7 +318,18 @@ def names() -> dict[str, Any]:
             proprio = nn.Linear(8, params.context_in_dim)
             shapes = {f"mot.{k}": list(v.shape) for k, v in mot.state_dict().items()}
             shapes |= {f"proprio_encoder.{k}": list(v.shape) for k, v in proprio.named_parameters()}
-            found[size] = shapes
+            found[size] = folded(shapes)
+    return found
+
+
+def folded(shapes: dict[str, list[int]]) -> dict[str, list[Any]]:
+    """The shapes with "*" for the number of a block, behind how many blocks there are."""
+    found: dict[str, list[Any]] = {}
+    for name, shape in shapes.items():
+        key = re.sub(r"(double|single)_blocks\.\d+\.", r"\1_blocks.*.", name)
+        count, first = found.get(key, [0, shape])
+        assert first == shape, name
+        found[key] = [count + 1, shape]
     return found
 
 
