@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wamkit.checkpoints import safetensors as weights
+from wamkit.checkpoints.files import ALIGNED
 from wamkit.checkpoints.safetensors import CheckpointLayout
 from wamkit.errors import WamkitError
 
@@ -84,10 +85,10 @@ def test_our_files_are_plain_safetensors_aligned_for_mapping(tmp_path: Path) -> 
     read = load_file(tmp_path / "a.safetensors")
     assert all(torch.equal(read[name], value) for name, value in model.state_dict().items())
     raw = (tmp_path / "a.safetensors").read_bytes()
-    assert (8 + int.from_bytes(raw[:8], "little")) % weights.ALIGNED == 0
+    assert (8 + int.from_bytes(raw[:8], "little")) % ALIGNED == 0
     again = _empty()
     weights.load(again, tmp_path / "a.safetensors")
-    assert all(p.data_ptr() % weights.ALIGNED == 0 for p in again.parameters())
+    assert all(p.data_ptr() % ALIGNED == 0 for p in again.parameters())
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
