@@ -11,9 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import released
+import torch
 from safetensors.torch import save_file
 
 from wamkit import build, load_part
+from wamkit.checkpoints.files import find
 from wamkit.config.check import check, warnings_of
 from wamkit.config.spec import parse_part, read
 from wamkit.errors import Note, WamkitError
@@ -31,6 +34,8 @@ WAN = {
     "name": "wan", "num_heads": 2, "head_dim": 12, "mlp_dim": 40, "text_width": 20,
     "latent_channels": 16, "cond_channels": 0,
 }  # fmt: skip
+fetched: list[Any] = []
+"""Patterns of files of each download, oldest first."""
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -38,6 +43,7 @@ Run = Callable[..., tuple[int, str, str]]
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose subfolders owner/name are what the hub has."""
     home = tmp_path / "remote"
+    fetched.clear()
 
     def repo_info(self: Any, name: str, **options: Any) -> Any:
         assert options["timeout"] <= 10 and options["files_metadata"]
@@ -57,6 +63,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if local_files_only:
             raise errors.LocalEntryNotFoundError("nothing is here")
         assert options["revision"] == "0" * 40
+        fetched.append(options["allow_patterns"])
         return str(home / name)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -208,4 +215,29 @@ def test_a_text_encoder_stays_on_the_hub_at_its_commit(
     monkeypatch.setitem(hub._commits, ("hf:me/words@main", "model"), "1" * 40)
     encoder: Any = parse_part("text_encoder", {"name": "umt5-xxl", "weights": "hf:me/words@main"})
     spec = policy.spec.model_copy(update={"text_encoder": encoder})
-    assert folder._strip_paths(spec).text_encoder.weights == f"hf:me/words@{'1' * 40}"
+    assert folder.strip_paths(spec).text_encoder.weights == f"hf:me/words@{'1' * 40}"
+
+
+def test_a_repository_of_pickled_files_alone_is_fetched(remote: Path, tmp_path: Path) -> None:
+    folder = remote / "me/pickled"
+    folder.mkdir(parents=True)
+    torch.save({"layer.weight": torch.ones(2, 2)}, folder / "model.pt")
+    with pytest.warns(Note):
+        assert [file.name for file in find("hf:me/pickled")] == ["model.pt"]
+    assert "*.pt" not in fetched[0] and "*.pt" in fetched[-1]
+
+
+def test_a_released_checkpoint_is_imported_from_the_hub(
+    remote: Path, tmp_path: Path, wamkit: Run
+) -> None:
+    released.fastwam(remote / "me/fastwam")
+    (remote / "me/fastwam/README.md").write_text("---\nlicense: mit\n---\n# Fast-WAM\n")
+    out = tmp_path / "policy"
+    for source in ("hf:me/fastwam", "hf:me/fastwam/libero_uncond_2cam224.pt"):
+        code, _, err = wamkit(
+            "import", source, "--out", out, "--random-parts", *released.set_options()
+        )
+        assert code == 0, err
+        card = (out / "README.md").read_text()
+        assert f"{source}@{'0' * 40}" in card and "license: mit" in card
+        assert json.loads((out / "statistics.json").read_text())["action"]

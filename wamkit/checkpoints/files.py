@@ -72,10 +72,13 @@ def find(path: str | Path, folders: Sequence[str] = ()) -> list[Path]:
 
     `path` may be "hf:owner/name" (`wamkit.files.hub`), and end in "#prefix"
     (`wamkit.checkpoints.prefixes`). `folders` are subfolders to look into, such as "transformer".
-    Raises WamkitError with what was looked for.
+    A repository that holds no safetensors is fetched with its pickled checkpoints. Raises
+    WamkitError with what was looked for.
     """
     where, _ = split_prefix(path)
     place = local_path(where, files=WEIGHTS)
+    if is_remote(where) and place.is_dir() and not any(place.rglob("*.safetensors")):
+        place = local_path(where, files=(*WEIGHTS, *(f"*{suffix}" for suffix in PICKLED)))
     return weight_files(place, folders)
 
 
