@@ -20,7 +20,7 @@ class FastWAM(ImporterConfig):
 
     The released files for LIBERO and RoboTwin are recognized by the sizes of action and state; a
     run's own `config.yaml` is read where there is one. Statistics are `*dataset_stats.json` next to
-    the file.
+    the file. A policy folder of LeRobot's Fast-WAM states all that itself.
     """
 
     license = "MIT"

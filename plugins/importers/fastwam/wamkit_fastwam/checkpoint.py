@@ -14,7 +14,8 @@ from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
 
-from .specs import LIBERO, ROBOTWIN, VARIANTS
+from . import lerobot
+from .specs import LIBERO, ROBOTWIN, ROWS, VARIANTS, WAN
 
 if TYPE_CHECKING:
     from . import FastWAM
@@ -23,13 +24,13 @@ NORMALIZATION = {"min/max": "min_max", "q01/q99": "quantile", "z-score": "mean_s
 """Their `norm_default_mode` -> ours."""
 LAYOUTS = {"horizontal": "side_by_side", "robotwin": "t_shape"}
 """Their `concat_multi_camera` -> ours."""
-ROWS = ("min", "max", "mean", "std", "q01", "q99")
-WAN = "hf:Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 VIDEO, ACTION = (rf"^(mot\.)?mixtures\.{kind}\." for kind in ("video", "action"))
 
 
 def read(importer: FastWAM, source: Source) -> Imported:
     """What becomes of a checkpoint of Fast-WAM. Raises WamkitError if a fact is missing."""
+    if lerobot.is_folder(source):
+        return lerobot.read(source)
     settings = source.settings("config.yaml", "*config.yaml")
     sizes = _sizes(source)
     release: str = importer.release

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+WAN = "hf:Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+"""Where VAE and text encoder are published."""
+ROWS = ("min", "max", "mean", "std", "q01", "q99")
+"""Rows of statistics."""
 PROMPT = (
     "A video recorded from a robot's point of view executing the following instruction: "
     "{instruction}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from wamkit.checkpoints.lerobot_policy import POSTPROCESSOR, processor_steps, step_rows
 from wamkit.checkpoints.safetensors import CheckpointLayout
 from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
@@ -159,27 +160,11 @@ def _from_lerobot(
 
 def _lerobot_statistics(source: Source) -> dict[str, dict[str, list[float]]]:
     """q01 and q99 of the action in the state of the step that unnormalizes actions."""
-    steps = (source.json("policy_postprocessor.json") or {}).get("steps", [])
-    for step in steps:
-        if not step.get("state_file"):
-            continue
-        rows = _rows(source.folder / step["state_file"])
+    for step in processor_steps(source, POSTPROCESSOR):
+        rows = step_rows(source, step, "action")
         if {"q01", "q99"} <= set(rows):
             robot = replace(ROBOTS["libero"], q01=tuple(rows["q01"]), q99=tuple(rows["q99"]))
             exact = robot.statistics
             return {"action": {k: v if k not in ("max", "q99") else rows["q99"] for k, v in
                                exact.items()}}  # fmt: skip
     return {}
-
-
-def _rows(file: Any) -> dict[str, list[float]]:
-    """Rows of the action in a file of LeRobot's statistics."""
-    from wamkit.checkpoints.files import headers, open_weights
-
-    found = {}
-    held = headers([file])
-    with open_weights(file) as reader:
-        for name, entry in held.items():
-            if name.startswith("action."):
-                found[name.removeprefix("action.")] = reader.tensor(entry).double().tolist()
-    return found

@@ -1,0 +1,165 @@
+"""A policy folder of LeRobot's Fast-WAM is read, and acts as LeRobot's own classes do.
+
+`data/lerobot_fastwam_tiny.safetensors` was recorded by `data/make_lerobot_fastwam_tiny.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from wamkit_fastwam import FastWAM
+
+from wamkit.config.robot import Scaling
+from wamkit.errors import WamkitError
+from wamkit.interfaces.types import Text
+from wamkit.policy.importing import ImportPlan, plan_import
+from wamkit.policy.normalization import Normalizer, Statistics
+from wamkit.policy.observation import Observation
+from wamkit.policy.policy import Policy
+from wamkit.testing.recorded import act_with_noise
+
+RECORD = Path(__file__).parent / "data" / "lerobot_fastwam_tiny.safetensors"
+PARTS = (
+    *("backbone.variant=tiny", "vae.name=pixel_shuffle", "vae.strides=[4,2,2]"),
+    *("text_encoder.name=bytes",),
+)
+CAMERAS = ("image", "wrist_image")
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Tensor]:
+    return load_file(RECORD)
+
+
+def write_folder(record: dict[str, Tensor], folder: Path, **changes: Any) -> Path:
+    """The folder that LeRobot saved; `changes` are of its `config.json`."""
+    folder.mkdir()
+    files: dict[str, dict[str, Tensor]] = {}
+    for key, value in record.items():
+        if key.startswith("json/"):
+            (folder / key[5:]).write_bytes(bytes(value.tolist()))
+        elif key.startswith("file/"):
+            _, file, name = key.split("/")
+            files.setdefault(file, {})[name] = value
+    for file, tensors in files.items():
+        save_file(tensors, folder / file)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def plan_of(folder: Path) -> ImportPlan:
+    return plan_import(folder, None, PARTS)
+
+
+def act(policy: Policy, record: dict[str, Tensor], monkeypatch: Any) -> Tensor:
+    text = Text(record["context"])
+    monkeypatch.setattr("wamkit.policy.preprocessing.embed_prompts", lambda *_, **__: text)
+    images = {
+        name: record[f"observation.images.{name}"].permute(2, 0, 1)[None, None] for name in CAMERAS
+    }
+    observation = Observation(images, "pick up the cup", record["state"][None])
+    noise = torch.randn((1, 8, 4), generator=torch.Generator().manual_seed(11))
+    return act_with_noise(policy, observation, [noise]).values[0]
+
+
+def test_a_run_from_images_gives_the_actions_of_lerobot_in_physical_units(
+    record: dict[str, Tensor], tmp_path: Path, monkeypatch: Any
+) -> None:
+    plan = plan_of(write_folder(record, tmp_path / "lerobot"))
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    error = float((act(policy, record, monkeypatch) - record["actions"]).abs().max())
+    assert error <= FastWAM.verified["lerobot_run"], error
+
+
+def test_blocks_under_the_experts_are_the_same_policy(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = write_folder(record, tmp_path / "lerobot")
+    new = plan_of(folder)
+    weights = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        parts = name.split(".")
+        if parts[2] == "layers":
+            name = ".".join(["model.mot.mixtures", parts[5], "blocks", parts[3], *parts[6:]])
+        weights[name] = tensor
+    save_file(weights, folder / "model.safetensors")
+    old = plan_of(folder)
+    for kind in ("backbone", "action_head"):
+        assert old.weights[kind].keys() == new.weights[kind].keys()
+
+
+def test_the_prompt_is_the_one_lerobot_makes(record: dict[str, Tensor], tmp_path: Path) -> None:
+    spec = plan_of(write_folder(record, tmp_path / "lerobot")).spec
+    with safe_open(RECORD, framework="pt") as file:
+        expected = file.metadata()["prompt"]
+    assert spec.text_encoder.prompt_template.format(instruction="pick up the cup") == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule"), [("MEAN_STD", "mean_std"), ("MIN_MAX", "min_max"), ("QUANTILES", "quantile")]
+)
+def test_values_are_normalized_as_by_the_steps_of_lerobot(
+    record: dict[str, Tensor], mode: str, rule: Any, tmp_path: Path
+) -> None:
+    folder = write_folder(record, tmp_path / "lerobot")
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        text = (folder / name).read_text().replace("MEAN_STD", mode)
+        (folder / name).write_text(text)
+    plan = plan_of(folder)
+    assert plan.spec.actions.groups[0].normalization == rule
+    own: Scaling = plan.spec.actions.scaling
+    normalizer = Normalizer([rule] * 4, plan.statistics["action"], scaling=own)
+    values = record["rules/values"]
+    for name, found in (("encoded", normalizer.encode), ("decoded", normalizer.decode)):
+        expected = record[f"rules/{mode}/{name}"]
+        near = expected.abs() < 1e3  # a constant that varies all the same is far out
+        assert float((found(values) - expected)[near].abs().max()) < 2e-6, name
+
+
+def test_statistics_without_a_range_get_an_estimated_one(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = write_folder(record, tmp_path / "lerobot")
+    for file in folder.glob("policy_*.safetensors"):
+        rows = {k: v for k, v in load_file(file).items() if k.endswith(("mean", "std"))}
+        save_file(rows, file)
+    plan = plan_of(folder)
+    assert isinstance(plan.statistics["action"], Statistics)
+    assert any("estimated" in note for note in plan.imported.notes)
+
+
+def test_settings_that_no_spec_expresses_are_refused_by_name(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = write_folder(record, tmp_path / "lerobot", torch_dtype="float16")
+    with pytest.raises(WamkitError, match="torch_dtype = 'float16'"):
+        plan_of(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "missing.safetensors", 7])
+def test_statistics_outside_the_folder_are_refused(
+    record: dict[str, Tensor], name: Any, tmp_path: Path
+) -> None:
+    folder = write_folder(record, tmp_path / "lerobot")
+    file = folder / "policy_preprocessor.json"
+    table = json.loads(file.read_text())
+    table["steps"][-1]["state_file"] = name
+    file.write_text(json.dumps(table))
+    with pytest.raises(WamkitError, match="no such file"):
+        plan_of(folder)
+
+
+def test_a_config_without_its_tables_is_refused_without_a_traceback(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = write_folder(record, tmp_path / "lerobot", action_dit_config=None)
+    with pytest.raises(WamkitError, match=r"config\.json"):
+        plan_of(folder)

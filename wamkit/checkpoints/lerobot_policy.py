@@ -1,0 +1,57 @@
+"""Read what a policy folder of LeRobot holds besides weights: steps of its processors, statistics.
+
+`policy_preprocessor.json` and `policy_postprocessor.json` list steps; a step with tensors of its
+own, such as the statistics of a normalization, names a safetensors file next to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import WamkitError
+from .files import headers, open_weights
+from .source import Source
+
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+
+
+def processor_steps(source: Source, file: str) -> list[Mapping[str, Any]]:
+    """The steps of one of the two processors, in order; none without the file.
+
+    Raises WamkitError if it is no list of steps.
+    """
+    found = source.json(file)
+    steps = found.get("steps", []) if isinstance(found, Mapping) else [] if found is None else found
+    if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
+        raise WamkitError(f"{source.path}/{file} lists no steps", "copy the policy's folder again")
+    return steps
+
+
+def step_of(source: Source, file: str, name: str) -> Mapping[str, Any] | None:
+    """The step of a processor that is registered as `name`; None if it has none."""
+    steps = processor_steps(source, file)
+    return next((step for step in steps if step.get("registry_name") == name), None)
+
+
+def step_rows(source: Source, step: Mapping[str, Any], feature: str) -> dict[str, list[float]]:
+    """Row -> values of a feature, such as "action", in the statistics of a step; {} without any.
+
+    Raises WamkitError if the step names no file of its folder.
+    """
+    name = step.get("state_file")
+    if name is None:
+        return {}
+    if not isinstance(name, str) or name not in source.files:
+        raise WamkitError(
+            f"{source.path} names {str(name)[:80]!r} as the statistics of its processor, and holds "
+            "no such file",
+            "copy the policy's folder again",
+        )
+    file, start = source.folder / name, f"{feature}."
+    with open_weights(file) as opened:
+        return {
+            key.removeprefix(start): opened.tensor(entry).double().flatten().tolist()
+            for key, entry in headers([file]).items()
+            if key.startswith(start)
+        }
