@@ -1,15 +1,24 @@
-"""A tiny checkpoint in the exact layout of a released one, for tests of `wamkit import`."""
+"""Tiny checkpoints in the exact layout of released ones, for tests of imports and exports."""
 
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from wamkit.checkpoints.lazy import LazyTensors
+from wamkit.checkpoints.safetensors import write
+from wamkit.files import strict_json, strict_yaml
+from wamkit.policy.importing import plan_import
+from wamkit.policy.saving import strip_paths
 
 RECORD = Path(__file__).parent / "data" / "fastwam_tiny.safetensors"
 SIZES = (
@@ -83,3 +92,55 @@ def fastwam(
 def set_options(*more: str) -> list[str]:
     """`--set` for every size, and for `more`."""
     return [part for text in (*SIZES, *more) for part in ("--set", text)]
+
+
+LEROBOT = Path(__file__).parents[1] / "plugins" / "importers" / "fastwam" / "tests" / "data"
+
+
+def lerobot(folder: Path, **changes: Any) -> Path:
+    """Write the policy folder that LeRobot's Fast-WAM saved; `changes` are of its config.json."""
+    folder.mkdir(parents=True)
+    files: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(LEROBOT / "lerobot_fastwam_tiny.safetensors").items():
+        if key.startswith("json/"):
+            (folder / key[5:]).write_bytes(bytes(value.tolist()))
+        elif key.startswith("file/"):
+            _, file, name = key.split("/")
+            files.setdefault(file, {})[name] = value
+    for file, tensors in files.items():
+        save_file(tensors, folder / file)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def exportable(folder: Path) -> Path:
+    """Write a saved policy that LeRobot's class can hold, but for the files of VAE and text.
+
+    Both are the published ones, which are too large for a test and which no export reads. Its spec
+    names a path that is to be trusted.
+    """
+    own = ("backbone.variant=tiny", "vae.name=pixel_shuffle", "vae.strides=[4,2,2]")
+    for name, table in (
+        ("text_encoder/config.json", {"model_type": "umt5", "d_model": 16}),
+        ("tokenizer/tokenizer.json", {}),
+    ):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(table))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plan = plan_import(lerobot(folder / "source"), None, (*own, "text_encoder.name=bytes"))
+    raw = strip_paths(plan.spec).dump()
+    template = plan.spec.text_encoder.prompt_template
+    raw |= {"vae": {"name": "wan2.2"}, "text_encoder": {
+        "name": "umt5-xxl", "embedding": 16, "max_length": 128, "weights": str(folder),
+        "prompt_template": template,
+    }}  # fmt: skip
+    home = folder / "policy"
+    home.mkdir()
+    for kind, entries in plan.weights.items():
+        write(LazyTensors(entries), home / f"{kind}.safetensors")
+    tables = {name: asdict(value) for name, value in plan.statistics.items()}
+    (home / "statistics.json").write_text(strict_json.dumps(tables))
+    (home / "spec.yaml").write_text(strict_yaml.dumps(raw))
+    return home

@@ -87,7 +87,7 @@ def test_a_reader_who_leaves_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("wamkit ex", ["explain", "explore"]),
+        ("wamkit ex", ["explain", "explore", "export"]),
         ("wamkit show back", ["backbone"]),
         ("wamkit show paradigm single", ["single_pass"]),
     ],

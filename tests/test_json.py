@@ -52,6 +52,7 @@ COMMANDS: dict[str, list[str]] = {
         "{home}/fastwam/libero_uncond_2cam224.pt --dry-run {sizes}",
         "{home}/fastwam/libero_uncond_2cam224.pt --random-parts --out {home}/imported {sizes}",
     ],
+    "export": ["lerobot {home}/lerobot/policy --out {home}/exported --trust-paths"],
     "build": ["{home}/spec.toml --out {home}/built"],
     "act": ["{home}/saved --image {home}/image.png --prompt go"],
     "imagine": ["{home}/saved --image {home}/image.png --prompt go --out {home}/future.gif"],
@@ -108,6 +109,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wamkit.build(folder / "spec.toml").save(folder / "saved")
     (folder / "demo").mkdir()
     released.fastwam(folder / "fastwam")
+    released.exportable(folder / "lerobot")
     return folder
 
 

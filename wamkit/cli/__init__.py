@@ -33,6 +33,7 @@ VERBS = {
     "compare": "compare",
     "bench": "bench",
     "import": "import_policy",
+    "export": "export",
     "build": "build",
     "act": "act",
     "imagine": "imagine",

@@ -2,19 +2,20 @@
 
 An importer recognizes a checkpoint by its files and tensor names, and states how it becomes a
 policy: the spec, which tensors are which part's, the statistics, what is left out and why. Reading,
-checking and writing are the same for all (`wamkit.policy.importing`).
+checking and writing are the same for all (`wamkit.policy.importing`). It may also state how a
+policy becomes a folder of another library (`wamkit.policy.exporting`).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from .kinds import Kind
-from .parts import Part
+from .parts import Conflict, Part
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,36 @@ class Imported:
     """What was not compared with the authors' code."""
 
 
+@dataclass(frozen=True)
+class Normalized:
+    """How the values of an action or a state are normalized: (value - center) / half."""
+
+    center: Sequence[float]
+    half: Sequence[float]
+    """Never 0."""
+    rows: Mapping[str, Sequence[float]]
+    """The statistics they come from, as of `wamkit.policy.normalization.Statistics`."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How a saved policy becomes a folder of another library, as an importer states it."""
+
+    rules: Mapping[str, Sequence[tuple[str, str]]]
+    """Kind of part -> regular expressions and replacements, applied in order: from our names of its
+    tensors to theirs. All go into one file."""
+    documents: Mapping[str, Any]
+    """Name of a JSON file -> what it holds."""
+    tensors: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    """Name of a safetensors file -> its tensors by name, written as float32."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Kind of part whose weights are not written -> where they come from there."""
+    weights: str = "model.safetensors"
+    """Name of the file of all weights."""
+    notes: Sequence[str] = ()
+    """Facts that the user should know: what is not the same there."""
+
+
 def read_verified(module_file: str) -> dict[str, float]:
     """What was compared -> the largest difference, from `verified.toml` next to a module."""
     file = Path(module_file).with_name("verified.toml")
@@ -83,3 +114,17 @@ class ImporterConfig(Part):
         Raises WamkitError if something is missing or contradicts the rest.
         """
         raise NotImplementedError(f"{type(self).__name__} must read its checkpoints")
+
+    exports: ClassVar[tuple[str, ...]] = ()
+    """Formats of other libraries that it writes, such as "lerobot"."""
+
+    def export_conflicts(self, format: str, spec: Any) -> Iterator[Conflict]:
+        """Yield everything in `spec`, a `PolicySpec`, that `format` cannot express."""
+        raise NotImplementedError(f"{type(self).__name__} exports nothing")
+
+    def export(self, format: str, spec: Any, normalized: Mapping[str, Normalized]) -> Exported:
+        """State how a policy becomes a folder of `format`; there were no `export_conflicts`.
+
+        `normalized` is of "action" and "state"; one without statistics is not in it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} exports nothing")

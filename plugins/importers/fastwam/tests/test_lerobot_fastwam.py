@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import released
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -38,23 +39,6 @@ def record() -> dict[str, Tensor]:
     return load_file(RECORD)
 
 
-def write_folder(record: dict[str, Tensor], folder: Path, **changes: Any) -> Path:
-    """The folder that LeRobot saved; `changes` are of its `config.json`."""
-    folder.mkdir()
-    files: dict[str, dict[str, Tensor]] = {}
-    for key, value in record.items():
-        if key.startswith("json/"):
-            (folder / key[5:]).write_bytes(bytes(value.tolist()))
-        elif key.startswith("file/"):
-            _, file, name = key.split("/")
-            files.setdefault(file, {})[name] = value
-    for file, tensors in files.items():
-        save_file(tensors, folder / file)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
-    return folder
-
-
 def plan_of(folder: Path) -> ImportPlan:
     return plan_import(folder, None, PARTS)
 
@@ -73,7 +57,7 @@ def act(policy: Policy, record: dict[str, Tensor], monkeypatch: Any) -> Tensor:
 def test_a_run_from_images_gives_the_actions_of_lerobot_in_physical_units(
     record: dict[str, Tensor], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    plan = plan_of(write_folder(record, tmp_path / "lerobot"))
+    plan = plan_of(released.lerobot(tmp_path / "lerobot"))
     policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
     error = float((act(policy, record, monkeypatch) - record["actions"]).abs().max())
     assert error <= FastWAM.verified["lerobot_run"], error
@@ -82,7 +66,7 @@ def test_a_run_from_images_gives_the_actions_of_lerobot_in_physical_units(
 def test_blocks_under_the_experts_are_the_same_policy(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    folder = write_folder(record, tmp_path / "lerobot")
+    folder = released.lerobot(tmp_path / "lerobot")
     new = plan_of(folder)
     weights = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
@@ -97,7 +81,7 @@ def test_blocks_under_the_experts_are_the_same_policy(
 
 
 def test_the_prompt_is_the_one_lerobot_makes(record: dict[str, Tensor], tmp_path: Path) -> None:
-    spec = plan_of(write_folder(record, tmp_path / "lerobot")).spec
+    spec = plan_of(released.lerobot(tmp_path / "lerobot")).spec
     with safe_open(RECORD, framework="pt") as file:
         expected = file.metadata()["prompt"]
     assert spec.text_encoder.prompt_template.format(instruction="pick up the cup") == expected
@@ -109,7 +93,7 @@ def test_the_prompt_is_the_one_lerobot_makes(record: dict[str, Tensor], tmp_path
 def test_values_are_normalized_as_by_the_steps_of_lerobot(
     record: dict[str, Tensor], mode: str, rule: Any, tmp_path: Path
 ) -> None:
-    folder = write_folder(record, tmp_path / "lerobot")
+    folder = released.lerobot(tmp_path / "lerobot")
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
         text = (folder / name).read_text().replace("MEAN_STD", mode)
         (folder / name).write_text(text)
@@ -127,7 +111,7 @@ def test_values_are_normalized_as_by_the_steps_of_lerobot(
 def test_statistics_without_a_range_get_an_estimated_one(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    folder = write_folder(record, tmp_path / "lerobot")
+    folder = released.lerobot(tmp_path / "lerobot")
     for file in folder.glob("policy_*.safetensors"):
         rows = {k: v for k, v in load_file(file).items() if k.endswith(("mean", "std"))}
         save_file(rows, file)
@@ -139,7 +123,7 @@ def test_statistics_without_a_range_get_an_estimated_one(
 def test_settings_that_no_spec_expresses_are_refused_by_name(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    folder = write_folder(record, tmp_path / "lerobot", torch_dtype="float16")
+    folder = released.lerobot(tmp_path / "lerobot", torch_dtype="float16")
     with pytest.raises(WamkitError, match="torch_dtype = 'float16'"):
         plan_of(folder)
 
@@ -148,7 +132,7 @@ def test_settings_that_no_spec_expresses_are_refused_by_name(
 def test_statistics_outside_the_folder_are_refused(
     record: dict[str, Tensor], name: Any, tmp_path: Path
 ) -> None:
-    folder = write_folder(record, tmp_path / "lerobot")
+    folder = released.lerobot(tmp_path / "lerobot")
     file = folder / "policy_preprocessor.json"
     table = json.loads(file.read_text())
     table["steps"][-1]["state_file"] = name
@@ -160,6 +144,6 @@ def test_statistics_outside_the_folder_are_refused(
 def test_a_config_without_its_tables_is_refused_without_a_traceback(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    folder = write_folder(record, tmp_path / "lerobot", action_dit_config=None)
+    folder = released.lerobot(tmp_path / "lerobot", action_dit_config=None)
     with pytest.raises(WamkitError, match=r"config\.json"):
         plan_of(folder)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
-from wamkit.config.parts import Part
+from wamkit.config.importing import (
+    Exported,
+    Imported,
+    ImporterConfig,
+    Normalized,
+    read_verified,
+)
+from wamkit.config.parts import Conflict, Part
 
 if TYPE_CHECKING:
     from wamkit.checkpoints.source import Source
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -45,6 +52,20 @@ class FastWAM(ImporterConfig):
         from .checkpoint import read
 
         return read(self, source)
+
+    exports: ClassVar[tuple[str, ...]] = ("lerobot",)
+
+    def export_conflicts(self, format: str, spec: PolicySpec) -> Iterator[Conflict]:
+        from .lerobot_conflicts import conflicts
+
+        return conflicts(spec)
+
+    def export(
+        self, format: str, spec: PolicySpec, normalized: Mapping[str, Normalized]
+    ) -> Exported:
+        from .lerobot_export import export
+
+        return export(spec, normalized)
 
 
 @hookimpl

@@ -8,7 +8,8 @@ Run it with https://github.com/huggingface/lerobot (commit 7427f31) and wamkit i
 `--check` loads the weights strictly and the two processors, and compares the actions with those of
 the record. Configuration, network, normalization and both pipelines are LeRobot's own. The VAE is
 wamkit's `pixel_shuffle`, and the embeddings of the prompt are random, given as context: LeRobot
-would download both. Everything is float32.
+would download both. Everything is float32. LeRobot needs Python 3.12; the record was made by 3.11,
+with its generic classes and type aliases in the older syntax and nothing else changed.
 """
 
 from __future__ import annotations
