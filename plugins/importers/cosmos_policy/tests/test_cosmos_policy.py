@@ -213,7 +213,7 @@ def test_a_whole_run_gives_the_published_actions(
     expected = record["outputs/actions"]
     assert float((chunk.values[0] - expected).abs().max()) < VERIFIED["run"]
     assert chunk.value is not None
-    assert abs(float(chunk.value[0] + 1) / 2 - float(record["outputs/value"])) < 1e-6
+    same_values(float(chunk.value[0] + 1) / 2, float(record["outputs/value"]), 1e-6)
 
 
 @float64()
@@ -315,7 +315,7 @@ def test_future_and_value_of_an_action_are_the_published_ones(
     same_values(future.take("next_state").flatten().double(), expected[:, :, 5].flatten(), 1e-5)
     draws.give(record["inputs/noise"][2], ("value",))
     value = paradigm.estimate_value(wide.model, future, wide.schedules, torch.Generator())
-    assert abs(float(value + 1) / 2 - float(record["outputs/planned_value"])) < 1e-5
+    same_values(float(value + 1) / 2, float(record["outputs/planned_value"]), 1e-5)
 
 
 def test_levels_are_the_published_ones(policy: Policy, record: dict[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.imported import expect_acts_and_learns
-from wamkit.testing.parity import float64, to_float64
+from wamkit.testing.parity import float64, same_values, to_float64
 from wamkit.testing.recorded import act_with_noise
 
 DATA = Path(__file__).parent / "data"
@@ -177,7 +177,7 @@ def test_levels_of_sampling_are_the_published_ones(record: dict[str, Tensor], st
         times, deltas = (
             record[f"levels/{steps}/{dtype}/{name}"] for name in ("timesteps", "deltas")
         )
-        assert float((torch.tensor(sampler.levels) - times / 1000).abs().max()) <= 1e-7
+        same_values(torch.tensor(sampler.levels), times / 1000, 1e-7)
         found = []
         while not sampler.done:
             before = sampler.x
