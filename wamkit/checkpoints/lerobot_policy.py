@@ -49,9 +49,9 @@ def step_rows(source: Source, step: Mapping[str, Any], feature: str) -> dict[str
             "copy the policy's folder again",
         )
     file, start = source.folder / name, f"{feature}."
-    with open_weights(file) as opened:
+    with open_weights(file) as held:
         return {
-            key.removeprefix(start): opened.tensor(entry).double().flatten().tolist()
+            key.removeprefix(start): held.tensor(entry).double().flatten().tolist()
             for key, entry in headers([file]).items()
             if key.startswith(start)
         }

@@ -254,8 +254,8 @@ def test_frames_of_several_views_count_together(views: int, hint: str) -> None:
     found = [c for c in wide.backbone.conflicts(wide) if "reference images apart" in c.why]
     assert [c.hint for c in found] == ["set " + hint.format(1 + stride)]
     video = video.model_copy(update={"num_observed": 1 + stride})
-    cured = wide.model_copy(update={"video": video})
-    assert bool(list(cured.backbone.conflicts(cured))) == (views == 6)
+    changed = wide.model_copy(update={"video": video})
+    assert bool(list(changed.backbone.conflicts(changed))) == (views == 6)
 
 
 def test_every_linear_layer_is_called_as_a_module(golden: dict[str, Tensor], backbone: Any) -> None:

@@ -88,8 +88,8 @@ def _of_cameras(spec: PolicySpec) -> Iterator[Conflict]:
     for i, view in enumerate(views):
         for key, value in View(name=view.name, size=view.size).model_dump().items():
             if (found := getattr(view, key)) != value:
-                cure = f"--set cameras.views.{i}.{key}={value} accepts other images"
-                yield _conflict(f"cameras.views.{i}.{key}", found, value, cure)
+                hint = f"--set cameras.views.{i}.{key}={value} accepts other images"
+                yield _conflict(f"cameras.views.{i}.{key}", found, value, hint)
     if len({view.size for view in views}) > 1:
         sizes = [list(view.size) for view in views]
         yield _conflict("cameras.views", sizes, "one size for all")
