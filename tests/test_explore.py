@@ -120,7 +120,9 @@ def _random(data: dict[str, Any], rng: random.Random, *, fits: bool = False) -> 
         sizes = sizes if rng.random() < 0.4 else [sizes[0]] * len(names)
         cameras["views"] = [{"name": n, "size": s} for n, s in zip(names, sizes, strict=True)]
     if rng.random() < 0.3:
-        cameras["layout"] = rng.choice(["side_by_side", "t_shape", "grid", "frame_per_view"])
+        cameras["layout"] = rng.choice(
+            ["side_by_side", "t_shape", "inverted_t", "grid", "frame_per_view"]
+        )
     if rng.random() < 0.5:
         video["num_frames"] = rng.choice([1, 2, 5, 9, 13, 17, 25, rng.randint(1, 40)])
         video["num_observed"] = rng.choice([1, 1, 1, 5, 9])
@@ -237,6 +239,45 @@ def test_every_system_fits_and_its_toml_is_its_spec(
         (tmp_path / "spec.toml").write_text(found["toml"])
         theirs = parse(read(ROOT / "examples" / f"{preset['name']}.toml"))
         assert parse(read(tmp_path / "spec.toml")).dump() == theirs.dump()
+
+
+def test_options_that_a_system_brings_are_shown_as_python_has_them_or_left_out(
+    data: dict[str, Any], ask: Callable[[Any], Any]
+) -> None:
+    presets = [(i, p) for i, p in enumerate(data["presets"]) if p["whole"]]
+    assert {"light_wam", "lingbot_va", "dreamzero_14b"} <= {p["name"] for _, p in presets}
+    whole = [{"preset": i, "parts": p["parts"], "raw": {}, "cost": True} for i, p in presets]
+    more = [{**given, "raw": {"seed": 1}} for given in whole]
+    for (_, preset), found, changed in zip(presets, ask(whole), ask(more), strict=True):
+        spec = parse(read(ROOT / "examples" / f"{preset['name']}.toml"))
+        expected = cost(spec, **spec.paradigm.variants[found["mode"]])
+        spent = {key: getattr(expected, key) for key in ("passes", "operations", "bytes")}
+        assert (found["tokens"], found["cost"]) == (spec.tokens(), spent), preset["name"]
+        assert found["parameters"]["action_head"] == parameters(spec.action_head, spec.sizes)
+        for option in preset["whole"]["options"]:
+            section, key = option.rsplit(".", 1)
+            assert key in str(found["spec"][section.split(".")[0]]), option
+            assert f"'{key}'" not in str(changed["spec"][section.split(".")[0]]), option
+        theirs = [c.model_dump() for c in check(changed["spec"]) if not c.missing]
+        assert _said(changed["conflicts"]) == _said(theirs), preset["name"]
+
+
+def test_the_page_says_which_options_it_does_not_follow(
+    data: dict[str, Any], browser: Any, html: str, tmp_path: Path
+) -> None:
+    (tmp_path / "page.html").write_text(html)
+    tab = browser.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    names = [preset["name"] for preset in data["presets"]]
+    tab.select_option("#preset", index=names.index("light_wam"))
+    said = tab.inner_text("#verdict")
+    assert "does not follow" in said and "paradigm.target_context" in said
+    tab.fill("#action-steps", "7")
+    tab.press("#action-steps", "Tab")
+    said = tab.inner_text("#verdict")
+    assert "Left out" in said and "paradigm.target_context" in said
+    assert "target_context" not in tab.text_content("#toml")
+    tab.close()
 
 
 def test_a_spec_is_what_the_page_begins_with(tmp_path: Path) -> None:

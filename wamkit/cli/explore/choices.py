@@ -12,9 +12,10 @@ from typing import Any, get_args
 from ...config.compositions import default
 from ...config.parts import KINDS, Part
 from ...config.registry import registry
-from ...config.spec import parse, parse_part, read
+from ...config.spec import PolicySpec, parse, parse_part, read
 from ...errors import WamkitError
 from ...files import strict_json
+from .brought import followed
 
 PACKAGED = Path(__file__).parent / "examples"  # of a wheel
 SOURCE = Path(__file__).parents[3] / "examples"
@@ -49,6 +50,10 @@ class Preset:
     raw: Mapping[str, Any]
     about: str
     parts: Mapping[str, Choice]
+    brought: tuple[str, ...] = ()
+    """Options of the spec that the page does not follow: neither `raw` nor `parts` has them."""
+    whole: Mapping[str, Any] | None = None
+    """The spec with them, if it has any."""
 
 
 def choices(spec: Path | None = None) -> tuple[dict[str, list[Choice]], list[Preset]]:
@@ -95,13 +100,24 @@ def _variants(cls: type[Part]) -> Iterator[Choice]:
 def _preset(file: Path) -> Preset:
     raw = read(file)
     parse(raw, str(file))
+    kept, names = followed(raw)
     parts = {}
     for kind in KINDS:
-        given = raw[kind]
-        table = {"name": given} if isinstance(given, str) else dict(given)
-        table = {key: value for key, value in table.items() if key not in LEFT_OUT}
+        table = part_table(kept[kind])
         parts[kind] = Choice(parse_part(kind, table), table, file.stem)
-    return Preset(file.stem, raw, _about(file), parts)
+    return Preset(file.stem, kept, _about(file), parts, tuple(names), raw if names else None)
+
+
+def part_table(given: Any) -> dict[str, Any]:
+    """What a spec says of a part, without the files it names."""
+    table = {"name": given} if isinstance(given, str) else dict(given)
+    return {key: value for key, value in table.items() if key not in LEFT_OUT}
+
+
+def spec_of(raw: Mapping[str, Any]) -> PolicySpec:
+    """A spec as read, without the files it names."""
+    parts = {kind: parse_part(kind, part_table(raw[kind])) for kind in KINDS}
+    return PolicySpec.model_validate({**raw, **parts})
 
 
 def _about(file: Path) -> str:

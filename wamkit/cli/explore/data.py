@@ -19,7 +19,8 @@ from ...config.robot import ActionConfig, CameraConfig, StateConfig, VideoConfig
 from ...config.spec import PolicySpec
 from ...config.trained import naming_hint, strange_text_encoder, strange_vae
 from ...files.install import install_hint
-from .choices import Choice, Preset, choices
+from .brought import whole, whole_key
+from .choices import Choice, Preset, choices, part_table, spec_of
 from .record import counted, recorded
 from .rules import (
     CONTEXTS,
@@ -86,7 +87,7 @@ def page_data(spec: Path | None = None) -> dict[str, Any]:
         "head_rules": _head_rules(offered, reasons),
         "paradigms": _paradigms(offered, reasons, plans),
         "cautions": _cautions(offered),
-        "presets": [_system(preset, offered) for preset in presets],
+        "presets": [_system(preset, offered, known) for preset in presets],
         "start": 0 if spec is not None else _usual(presets),
         "defaults": _defaults(),
         "pools": {"reasons": reasons.values, "costs": costs.values, "plans": plans.values},
@@ -286,7 +287,8 @@ def _paradigms(
     heads: dict[str, Any] = {}
     for choice in offered["action_head"]:
         part: Any = choice.part
-        heads[choice.key] = part.name, part.is_regression, part.exposes_tokens
+        form = (part.is_regression, part.exposes_tokens, "state" in head_tokens(part))
+        heads[choice.key] = part.name, *form
     groups: dict[Any, Part] = {}
     of: list[int] = []
     for backbone in offered["backbone"]:
@@ -386,21 +388,32 @@ def _usual(presets: list[Preset]) -> int:
     return max(range(len(presets)), key=shared)
 
 
-def _system(preset: Preset, offered: Mapping[str, list[Choice]]) -> dict[str, Any]:
+def _system(
+    preset: Preset, offered: Mapping[str, list[Choice]], known: Mapping[str, Any]
+) -> dict[str, Any]:
     keys = {kind: [choice.key for choice in offered[kind]] for kind in KINDS}
-    spec = PolicySpec.model_validate(
-        {
-            **{k: v for k, v in preset.raw.items() if k not in KINDS},
-            **{kind: preset.parts[kind].part for kind in KINDS},
-        }
-    )
+    spec = spec_of(preset.whole or preset.raw)
     raw = {key: value for key, value in preset.raw.items() if key not in KINDS}
     return {
         "name": preset.name,
         "about": preset.about,
         "parts": {kind: keys[kind].index(preset.parts[kind].key) for kind in KINDS},
         "raw": raw,
+        "whole": None if preset.whole is None else _whole(preset, known),
         "warnings": [c.model_dump(mode="json") for c in warnings_of(spec.fitted())],
+    }
+
+
+def _whole(preset: Preset, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A system with the options that the page does not follow, and what Python finds of it."""
+    assert preset.whole is not None
+    raw = preset.whole
+    found = known["systems"].get(whole_key(raw)) or whole(spec_of(raw))
+    return {
+        "options": list(preset.brought),
+        "parts": {kind: part_table(raw[kind]) for kind in KINDS},
+        "raw": {key: value for key, value in raw.items() if key not in KINDS},
+        **found,
     }
 
 

@@ -17,14 +17,15 @@ from typing import Any
 from ...config.check import missing_files
 from ...files import strict_json
 from ...files.durable import write_bytes
-from .choices import Choice, Preset, choices
+from .brought import whole, whole_key
+from .choices import Choice, Preset, choices, spec_of
 
-GROUPS = ("pairs", "vaes", "parameters")
+GROUPS = ("pairs", "vaes", "parameters", "systems")
 FILE = Path(__file__).parent / "counts.json.gz"
 
 
 def recorded() -> dict[str, Any]:
-    """What is kept: "pairs", "encoders" and "parameters", by the keys of parts."""
+    """What is kept: "pairs", "vaes" and "parameters" by the keys of parts, "systems" by their own."""
     if not FILE.is_file():
         return {group: {} for group in GROUPS}
     found: dict[str, Any] = strict_json.loads(gzip.decompress(FILE.read_bytes()).decode())
@@ -114,6 +115,9 @@ def main() -> None:
             print("   no polynomial:", value["unsolved"], file=sys.stderr)
         if len(found["pairs"]) % 10 == 0:
             _write(found)
+    for preset in presets:
+        if preset.whole and whole_key(preset.whole) not in found["systems"]:
+            found["systems"][whole_key(preset.whole)] = whole(spec_of(preset.whole))
     _write(found)
 
 

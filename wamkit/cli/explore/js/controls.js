@@ -109,7 +109,8 @@ Explore.drawNumbers = (choice, change) => {
     else return [{ name: groups[0].name, size: x }];
     return groups;
   })());
-  const layouts = { side_by_side: "one row", t_shape: "first above the others", grid: "grid",
+  const layouts = { side_by_side: "one row", t_shape: "first above the others",
+    inverted_t: "first below the others", grid: "grid",
     frame_per_view: "a latent frame each", clip_per_view: "a clip each" };
   const options = (id, values, value, set) => Explore.el("select", {
     id, onchange: (event) => change(set(event.target.value)),

@@ -335,7 +335,8 @@ Explore.cost = (choice) => {
     total.bytes += found.bytes;
     total.passes += found.passes ?? 0;
   }
-  return { sizes, counts, encode, stages, suffix, total };
+  const whole = Explore.published(choice)?.cost[choice.mode] ?? null;
+  return { sizes, counts, encode, stages, suffix, whole, total: whole ?? total };
 };
 
 /** Seconds that operations and bytes take at least on a device. */

@@ -13,6 +13,9 @@ Explore.drawVerdict = (choice, conflicts, change) => {
   const missing = Explore.missing(choice);
   const { el } = Explore;
   const ok = !conflicts.length;
+  const whole = Explore.published(choice);
+  const gone = Explore.leftOut(choice);
+  const listed = (names) => names.flatMap((name, i) => [i ? ", " : "", el("code", {}, name)]);
   const box = Explore.fill("verdict",
     el("h2", { class: "verdict-title" },
       el("span", { class: "mark", "aria-hidden": "true" }, ok ? "\u2713" : "\u2717"),
@@ -23,6 +26,12 @@ Explore.drawVerdict = (choice, conflicts, change) => {
         Explore.cureButton(choice, hint, change))))) : null,
     cautions.length ? el("ul", { class: "cautions" }, cautions.map(({ why, hint }) => el("li", {},
       el("p", {}, el("strong", {}, "Note: "), why), el("p", { class: "cure" }, hint)))) : null,
+    whole ? el("p", { class: "note brought" }, "This page does not follow ",
+      listed(whole.options), ". The verdict, tokens, parameters and totals are those that wamkit "
+        + "computes of the system as it is; the steps of a call and the attention are shown "
+        + "without these options. Changing a part or a size leaves them out.") : null,
+    gone.length ? el("p", { class: "note brought" }, "Left out of the system that you began with: ",
+      listed(gone), ". This page does not follow these options.") : null,
     missing.length ? el("p", { class: "note" },
       `Not installed where this page was made: ${missing.map((m) => `${m.name} (${m.what})`).join("; ")}`) : null);
   box.className = `card verdict ${ok ? "good" : "bad"}`;
@@ -41,6 +50,7 @@ Explore.latency = (choice, cost, device) => {
   );
   const encode = cost.encode ? floor(cost.encode) : 0;
   const stages = cost.stages.map(({ pass, passes, start }) => passes * floor(pass) + floor(start));
+  if (cost.whole) return { encode, stages, total: floor(cost.whole) };
   return { encode, stages, total: encode + stages.reduce((a, b) => a + b, floor(cost.suffix)) };
 };
 
@@ -130,8 +140,9 @@ Explore.drawCosts = (choice, cost) => {
     return Explore.whole(all) + (batch > 1 ? ` \u00d7 ${batch}` : "");
   };
   Explore.fill("costs",
-    cost.encode ? row("encode what is observed", "1", "", cost.encode, times.encode) : null,
-    cost.stages.map((found, i) => row(found.stage.does, Explore.whole(found.passes),
+    cost.encode && !cost.whole
+      ? row("encode what is observed", "1", "", cost.encode, times.encode) : null,
+    cost.whole ? null : cost.stages.map((found, i) => row(found.stage.does, Explore.whole(found.passes),
       tokensOf(found), found, times.stages[i])),
     row("together", Explore.whole(cost.total.passes), "", cost.total, times.total));
   const all = Explore.data.devices.map((device) => [device, Explore.latency(choice, cost, device).total]);

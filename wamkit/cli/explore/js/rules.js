@@ -7,6 +7,8 @@ Explore.quoted = (text) => (text.includes("'") && !text.includes('"') ? `"${text
 
 /** All conflicts: {between, why, hint}. */
 Explore.conflicts = (choice) => {
+  const whole = Explore.published(choice);
+  if (whole) return whole.conflicts;
   const sizes = Explore.sizes(choice);
   return [
     ...Explore.cameraConflicts(sizes),

@@ -42,8 +42,9 @@ Explore.viewRows = (cameras) => {
   const views = cameras.views;
   if (cameras.layout === "side_by_side") return [views];
   if (Explore.isApart(cameras)) return views.map((view) => [view]);
-  if (cameras.layout === "t_shape") {
-    return [views.slice(0, 1), views.slice(1)].filter((row) => row.length);
+  if (["t_shape", "inverted_t"].includes(cameras.layout)) {
+    const found = [views.slice(0, 1), views.slice(1)].filter((row) => row.length);
+    return cameras.layout === "t_shape" ? found : found.reverse();
   }
   const rows = [];
   for (let i = 0; i < views.length; i += cameras.columns) {
@@ -157,6 +158,8 @@ Explore.headTokens = (choice, sizes, role) => {
 
 /** Tokens of each role in one full pass over one chunk. */
 Explore.tokens = (choice, sizes = Explore.sizes(choice)) => {
+  const whole = Explore.published(choice);
+  if (whole) return { ...whole.tokens };
   const { latent, target } = sizes;
   const found = {
     text: Explore.part(choice, "text_encoder").max_tokens,
@@ -183,8 +186,9 @@ Explore.parameters = (choice, sizes = Explore.sizes(choice)) => {
     found[kind] = Explore.part(choice, kind).parameters;
   }
   const counts = Explore.counts(choice);
-  found.action_head = null;
-  if (counts) {
+  const whole = Explore.published(choice);
+  found.action_head = whole ? whole.head : null;
+  if (counts && !whole) {
     const predicts = Explore.predicts(choice, sizes);
     const { chunk, action, state, latent } = sizes;
     const next = Number(predicts.includes("next_state"));

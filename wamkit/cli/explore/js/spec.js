@@ -16,14 +16,28 @@ Explore.fromPreset = (place) => {
   return choice;
 };
 
+/** The system with options that the page does not follow, as long as nothing of it is changed. */
+Explore.published = (choice) => {
+  const preset = Explore.data.presets[choice.preset];
+  if (!preset?.whole) return null;
+  const same = Explore.kinds.every((kind) => choice.parts[kind] === preset.parts[kind])
+    && JSON.stringify(choice.raw) === JSON.stringify(preset.raw);
+  return same ? preset.whole : null;
+};
+
+/** Options that the system one began with has, and the choice has no more. */
+Explore.leftOut = (choice) => (Explore.published(choice)
+  ? [] : Explore.data.presets[choice.preset]?.whole?.options ?? []);
+
 /** The tables of a spec, as `wamkit check` reads them. */
 Explore.spec = (choice) => {
-  const { dtype, seed, format, ...sections } = choice.raw;
+  const whole = Explore.published(choice);
+  const { dtype, seed, format, ...sections } = (whole ?? choice).raw;
   const scalars = Object.fromEntries(
     Object.entries({ dtype, seed, format }).filter(([, value]) => value !== undefined),
   );
   const parts = Object.fromEntries(
-    Explore.kinds.map((kind) => [kind, Explore.part(choice, kind).table]),
+    Explore.kinds.map((kind) => [kind, whole?.parts[kind] ?? Explore.part(choice, kind).table]),
   );
   return { ...scalars, ...parts, ...sections };
 };

@@ -26,6 +26,7 @@ Explore.tileSizes = (cameras, token = [1, 1]) => {
     const lacking = widest - width(row);
     return row.map((size, i) => (i === row.length - 1 ? [size[0], size[1] + lacking] : size));
   });
+  if (cameras.layout === "inverted_t") found.reverse(); // in the order of the views
   return found.flat();
 };
 
