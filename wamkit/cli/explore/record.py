@@ -25,7 +25,7 @@ FILE = Path(__file__).parent / "counts.json.gz"
 
 
 def recorded() -> dict[str, Any]:
-    """What is kept: "pairs", "vaes" and "parameters" by the keys of parts, "systems" by their own."""
+    """What is kept: pairs, VAEs and parameters by the keys of parts, and systems by their own."""
     if not FILE.is_file():
         return {group: {} for group in GROUPS}
     found: dict[str, Any] = strict_json.loads(gzip.decompress(FILE.read_bytes()).decode())
