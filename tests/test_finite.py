@@ -17,7 +17,7 @@ from torch import nn
 
 import wamkit as package
 from wamkit import Observation, Policy, WamkitError
-from wamkit.checkpoints import finite
+from wamkit.checkpoints import assign, finite
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.parts import EnvironmentConfig
 from wamkit.data import LeRobotFolder, Samples, check, compute_statistics
@@ -88,7 +88,7 @@ def test_large_files_are_searched_when_a_chunk_is_not_finite(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = spoil(saved, "backbone")
-    for module in (finite, weights):
+    for module in (finite, assign):
         monkeypatch.setattr(module, "WHOLE", 0)
         monkeypatch.setattr(module, "SMALL", 0)
     policy, seen = Policy.load(saved), observation(spec(), batch=1)

@@ -106,7 +106,8 @@ class Joint(ParadigmConfig):
                 yield Conflict(
                     between=("paradigm", f"schedules.{part}.evaluate_steps"),
                     why="joint evaluates the action at every step, and the video as refresh says",
-                    hint=f"leave schedules.{part}.evaluate_steps out, or set paradigm.refresh",
+                    hint=f'set schedules.{part}.evaluate_steps = "all"; paradigm.refresh says when '
+                    "the video is evaluated",
                 )
         if self.refresh == "every":
             return
