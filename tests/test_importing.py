@@ -86,6 +86,18 @@ def test_parts_that_the_checkpoint_lacks_are_asked_for_with_their_published_plac
     assert not (tmp_path / "policy").exists()
 
 
+def test_a_plan_is_made_without_the_files_of_the_text_encoder(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    own = [text for text in released.SIZES if not text.startswith("text_encoder")]
+    plan = plan_import(checkpoint, None, [*own, "text_encoder.adapter=linear"])
+    assert plan.spec.text_encoder.name == "umt5-xxl"
+    assert plan.missing == ("vae", "text_encoder")
+    for random_parts in (False, True):  # UMT5 has no random weights
+        with pytest.raises(WamkitError, match="text_encoder: hf:Wan-AI"):
+            plan.write(tmp_path / "policy", random_parts=random_parts)
+
+
 def test_a_tensor_that_no_part_knows_is_named(checkpoint: Path, tmp_path: Path) -> None:
     payload = torch.load(checkpoint, weights_only=True)
     payload["critic"] = {"weight": torch.zeros(2, 2)}

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import SerializeAsAny
 from torch import nn
 
 from ..checkpoints.files import Entry
@@ -23,7 +24,7 @@ from ..checkpoints.safetensors import entries_of, write
 from ..checkpoints.source import Source
 from ..config.check import check
 from ..config.importing import Imported, ImporterConfig
-from ..config.parts import KINDS
+from ..config.parts import KINDS, TextEncoderConfig
 from ..config.registry import registry
 from ..config.spec import PolicySpec, override, parse, parse_part
 from ..errors import SpecError, WamkitError, did_you_mean
@@ -66,7 +67,8 @@ class ImportPlan:
                 written; nothing is left half-written.
         """
         goal = check_writable(out)
-        if self.missing and not random_parts:
+        must = self.missing if not random_parts else [k for k in self.missing if self._is_read(k)]
+        if must:
             raise WamkitError(*self._missing_parts())
         with replacing_folder(goal) as part:
             for kind in (*KINDS, *OTHERS):
@@ -97,6 +99,10 @@ class ImportPlan:
             module = part.build()
             if isinstance(module, nn.Module) and module.state_dict():
                 write(module.state_dict(), folder / f"{kind}.safetensors")
+
+    def _is_read(self, kind: str) -> bool:
+        """True if a saved policy reads this part from the folder that its spec names."""
+        return bool(getattr(getattr(self.spec, kind), "external_weights", False))
 
     def _has_weights(self, kind: str) -> bool:
         return module_to_save(shape_of(self.spec), kind) is not None
@@ -137,7 +143,7 @@ def plan_import(
     importer = choose_importer(source, system, own)
     imported = importer.read(source)
     raw = override(dict(imported.spec), rest)
-    if conflicts := check(raw):
+    if conflicts := [found for found in check(raw) if not found.missing]:
         raise SpecError(conflicts, f"what {importer.name} reads in {path}")
     spec = parse(raw, str(path))
     weights, used = _assign_tensors(source, imported, spec)
@@ -160,7 +166,10 @@ def plan_import(
         if kind not in weights
         and getattr(spec, kind).weights is None
         and getattr(getattr(spec, kind), "embeddings_file", None) is None
-        and module_to_save(shape, kind) is not None
+        and (
+            module_to_save(shape, kind) is not None
+            or (kind == "text_encoder" and spec.text_encoder.external_weights)
+        )
     )
     return ImportPlan(source, importer, imported, spec, weights, dropped, statistics, missing)
 
@@ -219,8 +228,40 @@ def _describe(source: Source) -> str:
 
 
 def shape_of(spec: PolicySpec) -> Policy:
-    """The policy on the meta device, without any file of weights."""
-    return Policy.from_spec(strip_paths(spec), device="meta")
+    """The policy on the meta device, without any file of weights.
+
+    A text encoder that is read from a folder of its own is left out.
+    """
+    bare = strip_paths(spec)
+    if bare.text_encoder.external_weights and bare.text_encoder.embeddings_file is None:
+        unread = UnreadEncoder(like=bare.text_encoder)
+        bare = bare.model_copy(update={"text_encoder": unread})
+    return Policy.from_spec(bare, device="meta")
+
+
+class UnreadEncoder(TextEncoderConfig):
+    """Stands for a text encoder whose files are not needed to know the shapes of the others."""
+
+    external_weights: ClassVar[bool] = True
+    name: str = "unread"
+    like: SerializeAsAny[TextEncoderConfig]
+    """The encoder that it stands for."""
+
+    @property
+    def width(self) -> int:
+        """As that of the encoder."""
+        return self.like.width
+
+    @property
+    def max_tokens(self) -> int:
+        """As that of the encoder."""
+        return self.like.max_tokens
+
+    def build(self) -> Any:
+        """Return a module without weights that encodes nothing."""
+        module = nn.Module()
+        module.trainable = False  # type: ignore[assignment]
+        return module
 
 
 def _assign_tensors(
