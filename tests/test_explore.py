@@ -271,12 +271,12 @@ def test_the_page_says_which_options_it_does_not_follow(
     tab.goto((tmp_path / "page.html").as_uri())
     names = [preset["name"] for preset in data["presets"]]
     tab.select_option("#preset", index=names.index("light_wam"))
-    said = tab.inner_text("#verdict")
-    assert "does not follow" in said and "paradigm.target_context" in said
+    message = tab.inner_text("#verdict")
+    assert "does not follow" in message and "paradigm.target_context" in message
     tab.fill("#action-steps", "7")
     tab.press("#action-steps", "Tab")
-    said = tab.inner_text("#verdict")
-    assert "Left out" in said and "paradigm.target_context" in said
+    message = tab.inner_text("#verdict")
+    assert "Left out" in message and "paradigm.target_context" in message
     assert "target_context" not in tab.text_content("#toml")
     tab.close()
 

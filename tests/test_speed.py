@@ -146,7 +146,7 @@ def test_levels_are_brought_to_the_device_once() -> None:
     device = torch.device("cpu")
     LevelTable.of([(level, 4)], 2, device)
     with Ops() as ops:
-        sigmas, index, table = LevelTable.of([(level, 4)], 2, device)
+        sigmas, index, table, _ = LevelTable.of([(level, 4)], 2, device)
     assert not ops.names["aten.lift_fresh"]
     assert sigmas.tolist() == [1, 0.5, 0] and index.tolist() == [[1]] and table == level.table
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config.robot import CameraConfig, View
+from ..engine.device import to_device
 from ..errors import WamkitError, did_you_mean
 from .view_steps import fit_to_view as fit_to_view
 
@@ -52,16 +53,16 @@ class CameraLayout:
                 "give every camera as many images",
             )
         batch, time = counts[names[0]]
-        device = images[names[0]].device if device is None else device
+        device = torch.device(images[names[0]].device if device is None else device)
         if self.config.apart > 1:
-            views = [self._fitted(images, view).to(device) for view in self.config.views]
+            views = [to_device(self._fitted(images, view), device) for view in self.config.views]
             stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
             return stacked.flatten(0, 1).transpose(1, 2)
         shape = (batch * time, 3, *self.config.canvas)
         canvas = torch.full(shape, -1.0, device=device)
         for view in self.config.views:
             top, left, height, width = self.boxes[view.name]
-            image = self._fitted(images, view)
+            image = to_device(self._fitted(images, view), device)
             canvas[:, :, top : top + height, left : left + width] = image
         return canvas.unflatten(0, (batch, time)).transpose(1, 2)
 

@@ -321,7 +321,7 @@ def cond_latents(policy: Policy, canvas: Tensor, images: int) -> Tensor | None:
     cond[:, :, : spec.video.num_observed] = canvas[:, :, : spec.video.num_observed]
     z = encode_images(policy, cond)
     mask = z.new_zeros(z.shape[0], spec.vae.stride[0], *z.shape[2:])
-    mask[:, :, : spec.leading_frames + spec.latent_frames[0]] = 1
+    mask[:, :, : spec.leading_frames + spec.latent_frames[0]].fill_(1)
     return torch.cat([mask, z], 1)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.engine.layers import LayerNorm
+from wamkit.engine.layers import LayerNorm, constant
 
 Places = slice | list[int]
 """Inputs or outputs of a layer that are used; those of the others are zero, or not read."""
@@ -32,7 +32,14 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs], of those that are used."""
         weight, bias = self.weight[self.chosen], self.bias[self.chosen]
-        return F.linear(x, weight[self.writes][:, self.reads], bias[self.writes])
+        rows, columns = self._index(self.writes), self._index(self.reads)
+        return F.linear(x, weight[rows][:, columns], bias[rows])
+
+    def _index(self, places: Places) -> slice | Tensor:
+        """Places as an index that is on the device already."""
+        if isinstance(places, slice):
+            return places
+        return constant(tuple(places), torch.long, self.weight.device)
 
 
 class Perceptron(nn.Module):
