@@ -198,9 +198,9 @@ def test_levels_of_sampling_are_the_published_ones(record: dict[str, Tensor], st
 def test_the_examples_are_the_specs_of_the_released_files(
     example: str, base: dict[str, Any], variant: str
 ) -> None:
-    from wamkit_fastwam.checkpoint import _merge
+    from wamkit.config.extends import merge
 
-    spec = parse(_merge(base, VARIANTS[variant]))
+    spec = parse(merge(base, VARIANTS[variant]))
     assert parse(read(EXAMPLES / example)).dump() == spec.dump()
 
 

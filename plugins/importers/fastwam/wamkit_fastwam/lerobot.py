@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wamkit.checkpoints.lerobot_policy import POSTPROCESSOR, PREPROCESSOR, step_of, step_rows
+from wamkit.checkpoints.robot_run import ROWS
 from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
 
-from .specs import ROWS, WAN
+from .specs import WAN
 
 TYPE = "fastwam"
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"

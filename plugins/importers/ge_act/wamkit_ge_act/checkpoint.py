@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wamkit.checkpoints.source import Source
+from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
 
@@ -87,7 +88,7 @@ def _with_sizes(spec: Mapping[str, Any], source: Source) -> dict[str, Any]:
         "views": tensors["view_embed"].shape[0],
     }
     head = {"mlp_dim": tensors["action_blocks.0.ff.net.0.proj.weight"].shape[0]}
-    return _merge(spec, {"backbone": backbone, "action_head": head})
+    return merge(spec, {"backbone": backbone, "action_head": head})
 
 
 def _with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,14 +114,14 @@ def _with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         over["paradigm"] = {"context_noise": settings["noise_to_first_frame"]}
     if "num_inference_step" in settings:
         over["schedules"] = {"action": {"steps": settings["num_inference_step"]}}
-    return _merge(spec, over)
+    return merge(spec, over)
 
 
 def _with_state(spec: Mapping[str, Any], state: int, size: int) -> dict[str, Any]:
     """The spec for a robot with so many values of state among so many of a step."""
     groups = [dict(group) for group in spec["actions"]["groups"]]
     groups[-1]["size"], groups[0]["size"] = state, size - state - groups[1]["size"]
-    return _merge(spec, {"actions": {"groups": groups}, "state": {"size": state}})
+    return merge(spec, {"actions": {"groups": groups}, "state": {"size": state}})
 
 
 def _statistics(
@@ -170,13 +171,3 @@ def _domain(settings: Mapping[str, Any]) -> str:
     """The name of the data set in a run's YAML file; empty without."""
     domains = ((settings.get("data") or {}).get("train") or {}).get("domains") or [""]
     return str(domains[0])
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, table by table."""
-    made = dict(base)
-    for key, value in over.items():
-        old = made.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        made[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return made

@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from wamkit_imagewam import ImageWAM
 from wamkit_imagewam.settings import from_settings
-from wamkit_imagewam.specs import ROBOTWIN
-from wamkit_imagewam.statistics import adapt
+from wamkit_imagewam.specs import LIBERO, ROBOTWIN
 
 from wamkit.checkpoints.files import Entry
+from wamkit.checkpoints.hydra_config import HydraConfig
+from wamkit.checkpoints.robot_run import SCALING
 from wamkit.checkpoints.source import Source
-from wamkit.config.robot import CameraConfig
+from wamkit.config.robot import CameraConfig, Scaling
 from wamkit.config.spec import parse, read
 from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
@@ -315,6 +316,22 @@ def test_lora_that_was_never_merged_is_merged_by_alpha_and_rank(
     expect_merged(Policy.load(plan.write(tmp_path / "p", random_parts=True)), record, merged)
 
 
+def test_a_scale_of_the_lora_that_no_settings_state_is_asked_for(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    content = payload(record)
+    merged = with_lora(content)
+    written(content, tmp_path)
+    settings: Any = json.loads(json.dumps(SETTINGS))
+    del settings["model"]["flux2_lora_config"]
+    (tmp_path / "train_config.yaml").write_text(json.dumps(settings))
+    with pytest.raises(WamkitError, match="scale") as found:
+        plan_import(tmp_path, None, TINY)
+    assert "--set backbone.lora_scale=" in found.value.hint
+    plan = plan_import(tmp_path, None, [*TINY, "backbone.lora_scale=3"])
+    expect_merged(Policy.load(plan.write(tmp_path / "p", random_parts=True)), record, merged)
+
+
 def test_merged_lora_is_read_though_the_second_names_are_not_merged(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -357,7 +374,7 @@ def test_statistics_normalize_as_the_published_code(mode: str) -> None:
     table = {k.removeprefix("global_"): v for k, v in statistics()["state"]["default"].items()}
     rows: dict[str, Any] = {k: torch.tensor(v, dtype=torch.float64) for k, v in table.items()}
     rule: Any = {"min/max": "min_max", "q01/q99": "quantile", "z-score": "mean_std"}[mode]
-    found = Statistics.parse(adapt(table, rule), "state")
+    found = Statistics.parse(table, "state")
     x = torch.tensor([[0.4, 0.25, -1.0], [1.5, 0.2500001, 0.1], [-9.0, 0.3, 20.0]]).double()
     if mode == "z-score":  # `SingleFieldLinearNormalizer`
         theirs = (x - rows["mean"]) / (rows["std"] + 1e-8)
@@ -366,7 +383,7 @@ def test_statistics_normalize_as_the_published_code(mode: str) -> None:
         rest = high - low < 1e-4
         scale = 2 / torch.where(rest, 2.0, high - low)
         theirs = x * scale + torch.where(rest, -low, -1 - scale * low)
-    ours = Normalizer([rule] * 3, found, 5.0)
+    ours = Normalizer([rule] * 3, found, 5.0, scaling=Scaling(**SCALING))
     same_values(ours.encode(x).double(), theirs.clamp(-5, 5), 2e-6)
 
 
@@ -376,7 +393,7 @@ def test_settings_that_cannot_be_composed_are_all_named() -> None:
     settings["data"]["train"]["processor"]["action_state_transforms"] = [{"_target_": "x"}]
     settings["model"]["action_scheduler"]["infer_shift"] = 3.0
     with pytest.raises(WamkitError, match=r"(?s)action_state_transforms.*'vertical'.*action: an"):
-        from_settings(settings)
+        from_settings(HydraConfig(settings), LIBERO)
 
 
 def test_the_settings_of_three_cameras_give_the_published_canvas() -> None:
@@ -385,7 +402,7 @@ def test_the_settings_of_three_cameras_give_the_published_canvas() -> None:
     names = ("cam_high", "cam_left_wrist", "cam_right_wrist")
     data["shape_meta"]["images"] = [{"key": name, "shape": [3, 240, 320]} for name in names]
     data |= {"concat_multi_camera": "robotwin", "robotwin_camera_layout": "compact_288x256"}
-    found = CameraConfig.model_validate(from_settings(settings)["cameras"])
+    found = CameraConfig.model_validate(from_settings(HydraConfig(settings), ROBOTWIN)["cameras"])
     assert found == CameraConfig.model_validate(ROBOTWIN["cameras"]) and found.canvas == (288, 256)
 
 

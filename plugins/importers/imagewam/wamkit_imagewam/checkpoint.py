@@ -11,14 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wamkit.checkpoints.hydra_config import HydraConfig
+from wamkit.checkpoints.robot_run import (
+    CONVENTIONS,
+    NO_STATISTICS,
+    TITLES,
+    read_dataset_stats,
+    released_robot,
+)
 from wamkit.checkpoints.source import Source
+from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
 
 from .layouts import ACTION, HEAD, STATE, TWICE, VIDEO
-from .settings import from_settings, merge
+from .settings import from_settings, lora_scale
 from .specs import ENCODERS, KLEIN, LIBERO, ROBOTWIN, SIZES
-from .statistics import read_statistics
 
 if TYPE_CHECKING:
     from . import ImageWAM
@@ -27,42 +35,26 @@ TRAINED = "mot.mixtures.video.transformer"
 SETTINGS = ("train_config.yaml", "config.yaml", "*config.yaml")
 PLAIN = (r"\.base\.(weight|bias)$", r".\1")
 NOTES: Mapping[str, tuple[str, ...]] = {
-    "libero": (
-        "Cameras show what the training data show: the simulator's images turned by 180 degrees.",
-        "The gripper's action is 0 closed, 1 open: for the simulator, 1 - 2 a, rounded to -1 or 1.",
-        "Published evaluation: 12 of 16 actions are executed.",
-    ),
-    "robotwin": (
-        "Actions are absolute joint positions: left arm 6 and gripper, right arm 6 and gripper.",
-        "Published evaluation: 16 of 16 actions are executed.",
-    ),
+    "libero": (*CONVENTIONS["libero"], "Published evaluation: 12 of 16 actions are executed."),
+    "robotwin": (*CONVENTIONS["robotwin"], "Published evaluation: 16 of 16 actions are executed."),
 }
 
 
 def read(importer: ImageWAM, source: Source) -> Imported:
     """What becomes of a checkpoint of ImageWAM. Raises WamkitError if a fact is missing."""
-    settings, sizes = source.settings(*SETTINGS), Sizes.of(source)
-    release: str = importer.release
-    if release == "auto":
-        release = {(7, 8): "libero", (14, 14): "robotwin"}.get((sizes.action, sizes.state), "auto")
-    if release == "auto" and not settings:
-        raise WamkitError(
-            f"{source.path} is an ImageWAM for actions of {sizes.action} and a state of "
-            f"{sizes.state} values, which is no released robot (7 and 8: LIBERO; 14 and 14: "
-            "RoboTwin)",
-            "put the run's train_config.yaml next to it, or say whose cameras it has: "
-            "--set importer.release=libero",
-        )
-    spec = merge(ROBOTWIN if release == "robotwin" else LIBERO, sizes.spec())
-    spec = merge(spec, from_settings(settings))
+    settings, sizes = HydraConfig(source.settings(*SETTINGS)), Sizes.of(source)
+    what = f"{source.path}, an ImageWAM,"
+    robot = released_robot(importer.release, (sizes.action, sizes.state), settings, what)
+    spec = merge(ROBOTWIN if robot == "robotwin" else LIBERO, sizes.spec())
+    spec = merge(spec, from_settings(settings, spec))
     if not sizes.state:
         spec = merge(spec, {"state": {"size": 0}, "action_head": {"state": "none"}})
     variant = sizes.variant or "klein-4b"
     elsewhere = {"vae": KLEIN["klein-4b"], "text_encoder": ENCODERS[variant][1]}
     weights = {"action_head": Selection(rf"{ACTION}|{STATE}", layouts=(HEAD,))}
-    notes = list(NOTES.get(release, ()))
-    if sizes.has_lora:
-        spec = merge(spec, {"backbone": {"lora_scale": _lora_scale(settings)}})
+    notes = list(NOTES.get(robot or "", ()))
+    if sizes.has_lora and (scale := lora_scale(settings)) is not None:
+        spec = merge(spec, {"backbone": {"lora_scale": scale}})
     if sizes.has_video:
         weights["backbone"] = Selection(VIDEO, ((VIDEO, ""), PLAIN))
     else:
@@ -76,16 +68,10 @@ def read(importer: ImageWAM, source: Source) -> Imported:
                 "Its LoRA is merged into FLUX.2; the authors' loader leaves it out where the "
                 "weights it belongs to are not in the same file."
             )
-    rules = {
-        "action": spec["actions"]["groups"][0].get("normalization", "min_max"),
-        "state": spec["state"].get("normalization", "min_max"),
-    }
-    if not sizes.state:
-        del rules["state"]
-    statistics = read_statistics(importer, source, rules)
+    vectors = ("action", "state") if sizes.state else ("action",)
+    statistics = read_dataset_stats(source, importer.embodiment, vectors)
     if not statistics:
-        notes.append("There were no statistics next to the checkpoint: actions stay normalized.")
-    where = {"libero": " (LIBERO)", "robotwin": " (RoboTwin)"}.get(release, "")
+        notes.append(NO_STATISTICS)
     dropped = {
         TWICE: "second name of a block of the image network",
         r"^optimizer\.": "state of the optimizer",
@@ -98,17 +84,12 @@ def read(importer: ImageWAM, source: Source) -> Imported:
         dropped=dropped,
         elsewhere=elsewhere,
         statistics=statistics,
-        system=f"ImageWAM FLUX.2 {variant.removeprefix('klein-').upper()}{where}",
+        system=f"ImageWAM FLUX.2 {variant.removeprefix('klein-').upper()}"
+        f"{TITLES.get(robot or '', '')}",
         license="MIT; FLUX.2 klein 9B is under the FLUX Non-Commercial License",
         notes=notes,
         untested=("weights at their published size", "training and use in bfloat16"),
     )
-
-
-def _lora_scale(settings: Mapping[str, Any]) -> float:
-    """alpha / rank; 1 where no settings say, as the authors' loader takes it."""
-    config = (settings.get("model") or {}).get("flux2_lora_config") or {}
-    return float(config.get("alpha", 1.0)) / float(config.get("rank", 1.0))
 
 
 @dataclass(frozen=True)

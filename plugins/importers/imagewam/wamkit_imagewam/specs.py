@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-PROMPT = (
-    "A video recorded from a robot's point of view executing the following instruction: "
-    "{instruction}"
-)
-SCALING: dict[str, Any] = {"constant_range": 1e-4, "constants": "min", "std_epsilon": 1e-8}
-"""What their normalizer does about dimensions that hardly vary."""
+from wamkit.checkpoints.robot_run import PROMPT, robot_tables
+
 _FLOW: dict[str, Any] = {"shift": 5.0, "loss_weighting": "bell", "bf16_timesteps": True}
 _COMMON: dict[str, Any] = {
     "dtype": "bfloat16",
@@ -37,48 +33,11 @@ _COMMON: dict[str, Any] = {
 }
 LIBERO: dict[str, Any] = {
     **_COMMON,
-    "actions": {
-        "chunk_size": 16,
-        "control_hz": 20,
-        "clip": 5.0,
-        "scaling": SCALING,
-        "groups": [
-            {"name": "pose", "size": 6, "kind": "delta"},
-            {"name": "gripper", "size": 1},
-        ],
-    },
-    "state": {"size": 8, "clip": 5.0, "scaling": SCALING},
-    "cameras": {
-        "layout": "side_by_side",
-        "views": [
-            {"name": "image", "size": [224, 224], "fit": "cover", "rounding": "uint8"},
-            {"name": "wrist_image", "size": [224, 224], "fit": "cover", "rounding": "uint8"},
-        ],
-    },
+    **robot_tables("libero", 16, [(224, 224)] * 2, fit="cover", rounding="uint8"),
 }
 ROBOTWIN: dict[str, Any] = {
     **_COMMON,
-    "actions": {
-        "chunk_size": 16,
-        "control_hz": 25,
-        "clip": 5.0,
-        "scaling": SCALING,
-        "groups": [
-            {"name": "left_arm", "size": 6, "normalization": "mean_std"},
-            {"name": "left_gripper", "size": 1, "normalization": "mean_std"},
-            {"name": "right_arm", "size": 6, "normalization": "mean_std"},
-            {"name": "right_gripper", "size": 1, "normalization": "mean_std"},
-        ],
-    },
-    "state": {"size": 14, "normalization": "mean_std", "clip": 5.0, "scaling": SCALING},
-    "cameras": {
-        "layout": "t_shape",
-        "views": [
-            {"name": "cam_high", "size": [192, 256], "rounding": "uint8"},
-            {"name": "cam_left_wrist", "size": [96, 128], "rounding": "uint8"},
-            {"name": "cam_right_wrist", "size": [96, 128], "rounding": "uint8"},
-        ],
-    },
+    **robot_tables("robotwin", 16, [(192, 256), (96, 128), (96, 128)], rounding="uint8"),
 }
 SIZES: dict[str, dict[str, Any]] = {
     "klein-4b": {"double_layers": 5, "single_layers": 20, "num_heads": 24, "head_dim": 128},

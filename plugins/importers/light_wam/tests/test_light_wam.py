@@ -320,10 +320,10 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
         ("model.wam_adapter.lora_alpha", "${eval:1+1}", "is computed when it is read"),
         ("model.wam_adapter.lora_alpha", "${model.nothing}", "refers to nothing"),
         ("model.wam_adapter.lora_alpha", "${model.wam_adapter.lora_alpha}", "refers to itself"),
-        ("model.video_backbone_type", "cosmos", "names the backbone 'cosmos'"),
+        ("model.video_backbone_type", "cosmos", "the backbone is 'cosmos'"),
         ("model.loss.action_temporal_weighting.tail_weight", 0.5, "weights later actions by 0.5"),
-        ("data.train.processor.norm_default_mode", "0/1", "normalizes by '0/1'"),
-        ("data.train.concat_multi_camera", "vertical", "lays cameras out as 'vertical'"),
+        ("data.train.processor.norm_default_mode", "0/1", "values are normalized by '0/1'"),
+        ("data.train.concat_multi_camera", "vertical", "cameras are arranged as 'vertical'"),
     ],
 )
 def test_settings_that_are_not_read_are_named(

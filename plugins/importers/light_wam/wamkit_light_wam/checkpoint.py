@@ -11,17 +11,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wamkit.checkpoints.hydra_config import HydraConfig
+from wamkit.checkpoints.robot_run import (
+    CONVENTIONS,
+    NO_STATISTICS,
+    TITLES,
+    expect_readable,
+    layout_of,
+    read_dataset_stats,
+    released_robot,
+    vector_tables,
+    view_tables,
+)
 from wamkit.checkpoints.source import Source
+from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
 
-from .robots import cameras, normalization, robot
-from .specs import LIBERO, ROBOTWIN
+from .specs import LIBERO, ROBOTWIN, T_SHAPE
 
 if TYPE_CHECKING:
     from . import LightWAM
 
-ROWS = ("min", "max", "mean", "std", "q01", "q99")
 BACKBONES = {"wan2_1_t2v": ("2.1-t2v-1.3b", "wan2.1"), "wan2_2_ti2v": ("2.2-ti2v-5b", "wan2.2")}
 """Their `video_backbone_type` -> variant of the backbone, VAE."""
 PLACES = {
@@ -49,24 +59,16 @@ FIXED: dict[str, Any] = {
 def read(importer: LightWAM, source: Source) -> Imported:
     """What becomes of a checkpoint of Light-WAM. Raises WamkitError if a fact is missing."""
     settings = HydraConfig(source.settings("config.yaml", "*config.yaml"))
-    sizes = _sizes(source)
-    release: str = importer.release
-    if release == "auto":
-        release = {(7, 8): "libero", (14, 14): "robotwin"}.get(sizes, "auto")
-    if release == "auto" and not settings:
-        raise WamkitError(
-            f"{source.path} is a Light-WAM for actions of {sizes[0]} and a state of {sizes[1]} "
-            "values, which is no released robot (7 and 8: LIBERO; 14 and 14: RoboTwin)",
-            "put the run's config.yaml next to it, or say whose cameras it has: "
-            "--set importer.release=libero",
-        )
-    _expect_fixed(settings)
-    spec = dict(ROBOTWIN if release == "robotwin" else LIBERO)
-    spec["action_head"] = {**spec["action_head"], **_head(source, settings)}
+    expect_readable(settings, _unread(settings))
+    what = f"{source.path}, a Light-WAM,"
+    robot = released_robot(importer.release, _sizes(source), settings, what)
+    spec = dict(ROBOTWIN if robot == "robotwin" else LIBERO)
+    spec = merge(spec, {"action_head": _head(source, settings)})
     if settings:
-        spec |= _from_settings(spec, settings)
-    statistics, lines = _statistics(importer, source)
-    where = {"libero": " (LIBERO)", "robotwin": " (RoboTwin)"}.get(release, "")
+        spec = merge(spec, _from_settings(settings, spec))
+        if spec["video"]["target_downscale"] == 1:  # then targets are on the grid of the others
+            spec["paradigm"] = {k: v for k, v in spec["paradigm"].items() if k != "target_context"}
+    statistics = read_dataset_stats(source, importer.embodiment)
     vae: str = spec["vae"]["name"]
     return Imported(
         spec=spec,
@@ -79,20 +81,19 @@ def read(importer: LightWAM, source: Source) -> Imported:
         dropped={r"^optimizer\.": "state of the optimizer"},
         elsewhere=dict.fromkeys(("vae", "text_encoder"), PLACES[vae]),
         statistics=statistics,
-        system=f"Light-WAM{where}",
+        system=f"Light-WAM{TITLES.get(robot or '', '')}",
         license="MIT",
-        notes=(*NOTES.get(release, ()), *lines),
+        notes=(*NOTES.get(robot or "", ()), *([] if statistics else [NO_STATISTICS])),
     )
 
 
 NOTES: Mapping[str, tuple[str, ...]] = {
     "libero": (
-        "Cameras show what the training data show: the simulator's images turned by 180 degrees.",
-        "The gripper's action is 0 closed, 1 open: for the simulator, 1 - 2 a, rounded to -1 or 1.",
+        *CONVENTIONS["libero"],
         "Only the first 8 of 32 actions were trained; the evaluation executes 10.",
     ),
     "robotwin": (
-        "Actions are absolute joint positions: left arm 6 and gripper, right arm 6 and gripper.",
+        *CONVENTIONS["robotwin"],
         "Only the first 24 of 32 actions were trained, which the evaluation executes.",
     ),
 }
@@ -135,60 +136,56 @@ def _head(source: Source, settings: HydraConfig) -> dict[str, Any]:
     }
 
 
-def _expect_fixed(settings: HydraConfig) -> None:
-    """Raise WamkitError listing the options whose value is none that is read."""
+def _unread(settings: HydraConfig) -> list[str]:
+    """The options of the network whose value is none that is read."""
     wrong = [
         f"{name} = {found!r}, expected {value!r}"
         for name, value in FIXED.items()
         if (found := settings.get(name, value)) != value
     ]
-    if wrong:
-        raise WamkitError(
-            f"{settings.where} sets options that are not read: {'; '.join(wrong)}",
-            "only the published form of Light-WAM is read",
-        )
-
-
-def _from_settings(spec: Mapping[str, Any], settings: HydraConfig) -> dict[str, Any]:
-    """The tables of the spec that a run's `config.yaml` changes."""
-    found: dict[str, Any] = {"backbone": dict(spec["backbone"]), "vae": dict(spec["vae"])}
     kind = settings.get("model.video_backbone_type", "wan2_1_t2v")
     if kind not in BACKBONES:
-        raise WamkitError(
-            f"{settings.where} names the backbone {kind!r}; known are {', '.join(BACKBONES)}",
-            "this backbone of Light-WAM is not read",
-        )
-    found["backbone"]["variant"], found["vae"]["name"] = BACKBONES[kind]
+        wrong.append(f"the backbone is {kind!r}; known are {', '.join(BACKBONES)}")
+    return wrong
+
+
+def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the spec that a run's `config.yaml` decides."""
+    variant, vae = BACKBONES[settings.get("model.video_backbone_type", "wan2_1_t2v")]
+    backbone: dict[str, Any] = {"variant": variant}
     if settings.get("model.wam_adapter.use_backbone_lora"):
         alpha, rank = (
             settings.get(f"model.wam_adapter.lora_{name}", 16) for name in ("alpha", "rank")
         )
-        found["backbone"]["lora_scale"] = float(alpha) / rank
-    head = dict(spec["action_head"])
+        backbone["lora_scale"] = float(alpha) / rank
     weighting = settings.get("model.loss.action_temporal_weighting", {})
-    head["first_steps"] = _first_steps(weighting, settings.where)
-    found["action_head"] = head
-    video, pooling = (
-        dict(spec["video"]),
-        settings.get("model.video_latent_spatial_downsample_factor", 1),
-    )
-    video["target_downscale"] = pooling
-    found["paradigm"] = dict(spec["paradigm"])
-    if pooling == 1:
-        found["paradigm"].pop("target_context")
+    pooling = settings.get("model.video_latent_spatial_downsample_factor", 1)
+    found: dict[str, Any] = {
+        "backbone": backbone,
+        "vae": {"name": vae},
+        "action_head": {"first_steps": _first_steps(weighting, settings.where)},
+        "video": {"target_downscale": pooling},
+        **vector_tables(settings, base),
+    }
     if frames := settings.get("data.train.num_frames"):
         stride = settings.get("data.train.action_video_freq_ratio", 1)
-        video |= {"num_frames": (frames - 1) // stride + 1, "frame_stride": stride}
-    found["video"] = video
+        found["actions"] = {**found.get("actions", {}), "chunk_size": frames - 1}
+        found["video"] |= {"num_frames": (frames - 1) // stride + 1, "frame_stride": stride}
     if length := settings.get("data.train.context_len"):
-        found["text_encoder"] = {**spec["text_encoder"], "max_length": length}
-    rule = normalization(settings)
-    found["actions"], found["state"] = robot(spec, settings, rule)
-    if views := settings.get("data.train.shape_meta.images"):
-        found["cameras"] = cameras(views, settings)
+        found["text_encoder"] = {"max_length": length}
+    if views := view_tables(settings):
+        found["cameras"] = _cameras(views, layout_of(settings))
     if shift := settings.get("model.video_scheduler.train_shift"):
-        found["schedules"] = {"video": {**spec["schedules"]["video"], "shift": float(shift)}}
+        found["schedules"] = {"video": {"shift": float(shift)}}
     return found
+
+
+def _cameras(views: list[dict[str, Any]], layout: str) -> dict[str, Any]:
+    """Images are resized to the shapes of the settings, then to their places on the canvas."""
+    if layout == "t_shape":
+        for view, size in zip(views, T_SHAPE, strict=True):
+            view |= {"size": list(size), "recorded_size": view["size"]}
+    return {"layout": layout, "views": views}
 
 
 def _first_steps(weighting: Mapping[str, Any], where: str) -> int | None:
@@ -202,34 +199,3 @@ def _first_steps(weighting: Mapping[str, Any], where: str) -> int | None:
             "only actions that are learned or left out are read",
         )
     return int(weighting["num_prefix_steps"])
-
-
-def _statistics(
-    importer: LightWAM, source: Source
-) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
-    """The rows `global_*` of the statistics next to the file, for "action" and "state"."""
-    file = source.find("dataset_stats.json", "*dataset_stats.json")
-    if file is None:
-        return {}, ["There were no statistics next to the checkpoint: actions stay normalized."]
-    raw = source.json(file.relative_to(source.folder).as_posix())
-    found = {}
-    for name in ("action", "state"):
-        tables = raw.get(name) if isinstance(raw, dict) else None
-        if not isinstance(tables, dict) or not tables:
-            raise WamkitError(
-                f"{file} holds no table {name!r}", "name the statistics of the run's own training"
-            )
-        if importer.embodiment is None and len(tables) > 1:
-            raise WamkitError(
-                f"{file} holds statistics of several data sets: {', '.join(tables)}",
-                f"choose one: --set importer.embodiment={next(iter(tables))}",
-            )
-        key = importer.embodiment or next(iter(tables))
-        table = tables[key] if isinstance(tables.get(key), dict) else {}
-        lost = [row for row in ROWS if f"global_{row}" not in table]
-        if lost:
-            raise WamkitError(
-                f"{file} lacks global_{', global_'.join(lost)} of {name}", "copy the file again"
-            )
-        found[name] = {row: table[f"global_{row}"] for row in ROWS}
-    return found, []
