@@ -13,6 +13,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from wamkit.config.importing import describe_difference
+
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- systems: docs/make_systems.py -->", "<!-- /systems -->"
 HEAD = "| system | specs in `examples/` | verified against the authors' code: largest difference |"
@@ -31,8 +33,7 @@ def row(record: dict[str, Any], page: str) -> str:
     anchor = re.sub(r"[^a-z0-9 -]", "", system.lower()).replace(" ", "-")
     specs = ", ".join(f"`{name}`" for name in record.get("specs", []))
     compared = ", ".join(
-        f"{name} {value:.0e}".replace("e-0", "e-") if value else f"{name} equal"
-        for name, value in record["compared"].items()
+        f"{name} {describe_difference(value)}" for name, value in record["compared"].items()
     )
     missing = ", ".join(record.get("open", {}))
     cell = (compared or "nothing yet") + (f"; open: {missing}" if missing else "")

@@ -88,13 +88,22 @@ class Source:
 
     @cached_property
     def tensor_names(self) -> frozenset[str]:
-        """The names in `tensors`; none if the folder has no single set of weight files."""
+        """The names in `tensors`; none if the folder has no single set of weight files.
+
+        Raises WamkitError if the files are damaged, or shards are missing.
+        """
         try:
             return frozenset(self.tensors)
         except WamkitError:
-            if self.place.is_file():
+            if self.place.is_file() or self._holds_weights():
                 raise
             return frozenset()
+
+    def _holds_weights(self) -> bool:
+        """True if weight files are directly in the folder, or where they may be."""
+        places = [self.place, *(self.place / name for name in self._folders)]
+        held = (file for place in places if place.is_dir() for file in place.iterdir())
+        return any(file.name.endswith((SUFFIX, *PICKLED, ".distcp")) for file in held)
 
     def tensors_in(self, folder: str) -> Mapping[str, Entry]:
         """The tensors of a subfolder, such as "transformer"."""

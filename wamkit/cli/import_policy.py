@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..config.importing import describe_difference
 from ..config.registry import registry
 from ..errors import WamkitError
 from ._folding import unbroken
@@ -74,7 +75,7 @@ def command(
         check_writable(out)
     with spinner(f"reading {source}"):
         plan = plan_import(source, system, overrides or [])
-    summary = plan_summary(plan)
+    summary = plan_summary(plan, random_parts=random_parts)
     files: dict[str, int] = {}
     if not dry_run:
         assert out is not None
@@ -106,13 +107,16 @@ def _show(plan: ImportPlan, summary: dict[str, Any]) -> None:
     show_table(made)
     say()
     for reason, names in summary["dropped"].items():
-        say(f"dropped: {len(names):,} tensors, such as {names[0]}: {reason}")
+        count = f"{len(names):,} tensors, such as" if len(names) > 1 else "1 tensor,"
+        say(f"dropped: {count} {names[0]}: {reason}")
     have = " and ".join(summary["statistics"])
     say(f"statistics: {have or 'none, so that actions stay normalized'}")
     if summary["verified"]:
-        compared = ", ".join(f"{name} {value:.0e}" for name, value in summary["verified"].items())
+        compared = ", ".join(
+            f"{name} {describe_difference(value)}" for name, value in summary["verified"].items()
+        )
         say(f"compared with the authors' code, largest differences: {compared}")
-    for line in summary["untested"]:
-        note(f"not compared: {line}")
+    for name, reason in summary["unverified"].items():
+        note(f"not compared: {name}: {reason}")
     for line in summary["notes"]:
         note(line)

@@ -8,6 +8,7 @@ policy becomes a folder of another library (`wamkit.policy.exporting`).
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,8 +54,6 @@ class Imported:
     """License of the weights."""
     notes: Sequence[str] = ()
     """Facts that the user should know: conventions of cameras and actions, assumptions."""
-    untested: Sequence[str] = ()
-    """What was not compared with the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,22 @@ class Exported:
 
 def read_verified(module_file: str) -> dict[str, float]:
     """What was compared -> the largest difference, from `verified.toml` next to a module."""
+    return {name: float(value) for name, value in _evidence(module_file)["compared"].items()}
+
+
+def read_unverified(module_file: str) -> dict[str, str]:
+    """What was not compared -> the reason, from `verified.toml` next to a module."""
+    return {name: str(reason) for name, reason in _evidence(module_file)["open"].items()}
+
+
+def _evidence(module_file: str) -> dict[str, Any]:
     file = Path(module_file).with_name("verified.toml")
-    table = tomllib.loads(file.read_text(encoding="utf-8"))
-    return {name: float(value) for name, value in table["compared"].items()}
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def describe_difference(value: float) -> str:
+    """A largest difference as text, such as "4e-7", or "equal"."""
+    return re.sub(r"e([+-])0", r"e\1", f"{value:.0e}") if value else "equal"
 
 
 class ImporterConfig(Part):
@@ -100,6 +112,8 @@ class ImporterConfig(Part):
     kind: ClassVar[Kind] = "importer"
     verified: ClassVar[Mapping[str, float]] = {}
     """What was compared with the authors' code -> the largest difference found."""
+    unverified: ClassVar[Mapping[str, str]] = {}
+    """What was not compared -> the reason."""
 
     def recognizes(self, source: Any) -> bool:
         """True if `source` is a checkpoint of this system, by its files and tensor names.

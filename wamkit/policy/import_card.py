@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..config.importing import describe_difference
 from ..config.parts import KINDS
 from ..files.printable import escape_markdown
 
@@ -40,12 +41,18 @@ def import_card(plan: ImportPlan) -> str:
         for group in spec.actions.groups
     )
     compared = "\n".join(
-        f"- {name}: largest difference {value:.1e}" if value else f"- {name}: equal"
+        f"- {name}: {'largest difference ' * bool(value)}{describe_difference(value)}"
         for name, value in plan.importer.verified.items()
     )
-    dropped = "\n".join(f"- {len(names)} tensors: {r}" for r, names in plan.dropped.items())
+    dropped = "\n".join(
+        f"- {len(names):,} tensor{'s' * (len(names) != 1)}: {reason}"
+        for reason, names in plan.dropped.items()
+    )
     notes = "\n".join(f"- {escape_markdown(line)}" for line in imported.notes)
-    untested = "\n".join(f"- {escape_markdown(line)}" for line in imported.untested)
+    unverified = "".join(
+        f"\n- {escape_markdown(f'{name}: {reason}')}"
+        for name, reason in plan.importer.unverified.items()
+    )
     have = ", ".join(sorted(plan.statistics)) or "none: values stay normalized"
     return f"""---
 library_name: wamkit
@@ -79,7 +86,7 @@ Imported by wamkit {__version__} from {escape_markdown(plan.source.origin)} with
 
 ## Not verified
 
-{untested or "- The released weights themselves were not run here."}
+- released weights: nothing was run with them{unverified}
 
 ## Not read
 

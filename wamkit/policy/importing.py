@@ -7,20 +7,21 @@ accounted for and every part has all of its weights. Tensors pass through memory
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import SerializeAsAny
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.files import Entry
 from ..checkpoints.formats import few
 from ..checkpoints.lazy import LazyTensors
 from ..checkpoints.lora import LoraSource
-from ..checkpoints.safetensors import entries_of, write
+from ..checkpoints.random_weights import build_seeded
+from ..checkpoints.safetensors import entries_of
 from ..checkpoints.source import Source
 from ..config.check import check
 from ..config.importing import Imported, ImporterConfig
@@ -28,12 +29,10 @@ from ..config.parts import KINDS, TextEncoderConfig
 from ..config.registry import registry
 from ..config.spec import PolicySpec, override, parse, parse_part
 from ..errors import SpecError, WamkitError, did_you_mean
-from ..files import strict_json, strict_yaml
-from ..files.durable import replacing_folder
 from .import_card import import_card
 from .normalization import Statistics
 from .policy import Policy
-from .saving import CARD, OTHERS, SPEC, STATISTICS, check_writable, module_to_save, strip_paths
+from .saving import OTHERS, check_writable, module_to_save, strip_paths, write_folder
 
 PREFIX = "importer."
 """Beginning of the keys that set options of the importer, not of the spec."""
@@ -70,42 +69,28 @@ class ImportPlan:
         must = self.missing if not random_parts else [k for k in self.missing if self._is_read(k)]
         if must:
             raise WamkitError(*self._missing_parts())
-        with replacing_folder(goal) as part:
-            for kind in (*KINDS, *OTHERS):
-                if kind in self.weights:
-                    entries = self.weights[kind]
-                    write(LazyTensors(entries), part / f"{kind}.safetensors")
-            self._write_other_parts(part)
-            tables = {name: asdict(value) for name, value in self.statistics.items()}
-            (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
-            (part / CARD).write_text(import_card(self))
-            (part / SPEC).write_text(strict_yaml.dumps(strip_paths(self.spec).dump()))
+        card = import_card(self)
+        write_folder(goal, self.spec, self._parts(), self.statistics, card)
         return goal
 
-    def _write_other_parts(self, folder: Path) -> None:
-        """Write the parts that are not in the checkpoint: from their own files, or random."""
-        others = [k for k in (*KINDS, *OTHERS) if k not in self.weights and self._has_weights(k)]
-        if not others:
-            return
-        for kind in others:
-            if kind not in ("vae", "text_encoder", *self.imported.elsewhere):
-                raise WamkitError(
-                    f"the importer {self.importer.name} states no tensors for the {kind}",
-                    "this is a fault of the importer",
-                )
-            part = getattr(self.spec, kind)
-            if kind == "text_encoder" and part.external_weights:
-                continue
-            module = part.build()
-            if isinstance(module, nn.Module) and module.state_dict():
-                write(module.state_dict(), folder / f"{kind}.safetensors")
+    def _parts(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """Kind and tensors of every part: of the checkpoint, of its own files, or random."""
+        shape = shape_of(self.spec)
+        for kind in (*KINDS, *OTHERS):
+            if kind in self.weights:
+                yield kind, LazyTensors(self.weights[kind])
+            elif module_to_save(shape, kind) is not None:
+                if kind not in ("vae", "text_encoder", *self.imported.elsewhere):
+                    raise WamkitError(
+                        f"the importer {self.importer.name} states no tensors for the {kind}",
+                        "this is a fault of the importer",
+                    )
+                module = build_seeded(self.spec, kind, getattr(self.spec, kind).build, "cpu")
+                yield kind, module.state_dict()
 
     def _is_read(self, kind: str) -> bool:
         """True if a saved policy reads this part from the folder that its spec names."""
         return bool(getattr(getattr(self.spec, kind), "external_weights", False))
-
-    def _has_weights(self, kind: str) -> bool:
-        return module_to_save(shape_of(self.spec), kind) is not None
 
     def _missing_parts(self) -> tuple[str, str]:
         lines = [
@@ -342,8 +327,8 @@ def _account_for_rest(
     return {reason: tuple(sorted(names)) for reason, names in dropped.items()}
 
 
-def plan_summary(plan: ImportPlan) -> dict[str, Any]:
-    """The plan as plain data, for `--json` and the table of `--dry-run`."""
+def plan_summary(plan: ImportPlan, *, random_parts: bool = False) -> dict[str, Any]:
+    """The plan as plain data, for `--json` and the terminal; as that of `ImportPlan.write`."""
     parts = {}
     for kind in KINDS:
         part: Any = getattr(plan.spec, kind)
@@ -352,6 +337,8 @@ def plan_summary(plan: ImportPlan) -> dict[str, Any]:
             came = f"{plan.source.origin}"
         elif getattr(part, "weights", None):
             came = str(part.weights)
+        elif kind in plan.missing and random_parts:
+            came = "random weights"
         elif kind in plan.missing:
             came = f"missing: {plan.imported.elsewhere.get(kind, 'no published place is known')}"
         else:
@@ -372,5 +359,5 @@ def plan_summary(plan: ImportPlan) -> dict[str, Any]:
         "statistics": sorted(plan.statistics),
         "notes": list(plan.imported.notes),
         "verified": dict(plan.importer.verified),
-        "untested": list(plan.imported.untested),
+        "unverified": dict(plan.importer.unverified),
     }

@@ -31,6 +31,7 @@ from ..files.printable import escape_markdown
 from .actions import read_statistics
 from .build import resolve
 from .devices import expect_device
+from .normalization import Statistics
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -56,20 +57,42 @@ def save(policy: Policy, folder: str | Path, state: Mapping[str, Tensor] | None 
             f"this policy is {policy.quantized}: only unquantized weights are saved",
             "load it again and save that; quantize a policy each time it is loaded",
         )
-    remember(named_paths(strip_paths(policy.spec).dump()).values())
-    with replacing_folder(goal) as part:
-        for kind in (*KINDS, *OTHERS):
-            module = module_to_save(policy, kind)
-            if module is not None:
-                own = module.state_dict()
-                if state is not None:
-                    own = {name: state[f"{kind}.{name}"] for name in own}
-                weights.write(own, part / f"{kind}.safetensors")
-        tables = {name: asdict(value) for name, value in policy.statistics.items()}
-        (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
-        (part / CARD).write_text(model_card(policy))
-        (part / SPEC).write_text(strict_yaml.dumps(strip_paths(policy.spec).dump()))
+    modules = {kind: module_to_save(policy, kind) for kind in (*KINDS, *OTHERS)}
+    own = {kind: m.state_dict() for kind, m in modules.items() if m is not None}
+    if state is not None:
+        own = {kind: {n: state[f"{kind}.{n}"] for n in names} for kind, names in own.items()}
+    write_folder(goal, policy.spec, own.items(), policy.statistics, model_card(policy))
     return goal
+
+
+def write_folder(
+    goal: Path,
+    spec: PolicySpec,
+    parts: Iterable[tuple[str, Mapping[str, Tensor]]],
+    statistics: Mapping[str, Statistics],
+    card: str,
+) -> None:
+    """Write the folder of a policy atomically, and trust the paths that its spec keeps.
+
+    Args:
+        goal: Its absolute path, checked by `check_writable`.
+        spec: Of the policy; paths to weights that the folder holds are left out.
+        parts: Kind of part and its tensors by name; each is written before the next is asked for.
+        statistics: Of "action" and "state".
+        card: The model card, Markdown.
+
+    Raises:
+        NotWrittenError: The file system refuses; nothing is left half-written.
+    """
+    kept = strip_paths(spec).dump()
+    remember(named_paths(kept).values())
+    with replacing_folder(goal) as part:
+        for kind, tensors in parts:
+            weights.write(tensors, part / f"{kind}.safetensors")
+        tables = {name: asdict(value) for name, value in statistics.items()}
+        (part / STATISTICS).write_text(strict_json.dumps(tables, indent=1) + "\n")
+        (part / CARD).write_text(card)
+        (part / SPEC).write_text(strict_yaml.dumps(kept))
 
 
 def check_writable(folder: str | Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
+from wamkit.config.importing import Imported, ImporterConfig, read_unverified, read_verified
 from wamkit.config.parts import Part
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class CosmosPolicy(ImporterConfig):
     license = "NVIDIA Open Model License"
     source = "https://github.com/NVlabs/cosmos-policy"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
+    unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["cosmos_policy"] = "cosmos_policy"
     suite: Literal["auto", "libero", "robocasa", "aloha"] = "auto"

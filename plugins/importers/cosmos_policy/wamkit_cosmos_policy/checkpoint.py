@@ -46,10 +46,6 @@ NOTES: Mapping[str, tuple[str, ...]] = {
         "actions are run.",
     ),
 }
-UNTESTED = (
-    "augmentation of training images: random crop, rotation, colors",
-    "the last actions of an episode: published training repeats the last one, here they are masked",
-)
 
 
 def is_cosmos_policy(source: Source) -> bool:
@@ -85,7 +81,6 @@ def read(importer: CosmosPolicy, source: Source) -> Imported:
         system=f"Cosmos Policy ({TITLES[suite]})",
         license="NVIDIA Open Model License",
         notes=(*NOTES[suite], *notes),
-        untested=UNTESTED,
     )
 
 

@@ -119,7 +119,6 @@ def read(importer: DreamZero, source: Source) -> Imported:
         system=f"DreamZero ({robot}, {'Wan 2.2 5B' if vae == 'wan2.2' else 'Wan 2.1 14B'})",
         license="as the model card says",
         notes=NOTES[robot],
-        untested=("weights at their published size",),
     )
 
 

@@ -11,6 +11,7 @@ from wamkit.config.importing import (
     Imported,
     ImporterConfig,
     Normalized,
+    read_unverified,
     read_verified,
 )
 from wamkit.config.parts import Conflict, Part
@@ -33,6 +34,7 @@ class FastWAM(ImporterConfig):
     license = "MIT"
     source = "https://github.com/yuantianyuan01/FastWAM"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
+    unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["fastwam"] = "fastwam"
     variant: Literal["auto", "uncond", "joint", "idm"] = "auto"

@@ -101,7 +101,6 @@ def _read(source: Source, config: Mapping[str, Any]) -> Imported:
         system="Fast-WAM (LeRobot)",
         license=str(config.get("license") or "not stated"),
         notes=(*_notes(source, config), *lines),
-        untested=("bfloat16: the comparison is in float32",),
     )
 
 

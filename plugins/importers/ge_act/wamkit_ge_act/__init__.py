@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
+from wamkit.config.importing import Imported, ImporterConfig, read_unverified, read_verified
 from wamkit.config.parts import Part
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class GEAct(ImporterConfig):
     license = "CC BY-NC-SA 4.0"
     source = "https://github.com/AgibotTech/Genie-Envisioner"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
+    unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["ge_act"] = "ge_act"
     release: Literal["auto", "libero", "calvin"] = "auto"

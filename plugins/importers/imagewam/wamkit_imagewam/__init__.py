@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
+from wamkit.config.importing import Imported, ImporterConfig, read_unverified, read_verified
 from wamkit.config.parts import Part
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class ImageWAM(ImporterConfig):
     license = "MIT"
     source = "https://github.com/yuyangalin/ImageWAM"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
+    unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["imagewam"] = "imagewam"
     release: Literal["auto", "libero", "robotwin"] = "auto"

@@ -88,7 +88,6 @@ def read(importer: ImageWAM, source: Source) -> Imported:
         f"{TITLES.get(robot or '', '')}",
         license="MIT; FLUX.2 klein 9B is under the FLUX Non-Commercial License",
         notes=notes,
-        untested=("weights at their published size", "training and use in bfloat16"),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
+from wamkit.config.importing import Imported, ImporterConfig, read_unverified, read_verified
 from wamkit.config.parts import Part
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class LightWAM(ImporterConfig):
     license = "MIT"
     source = "https://github.com/L1ziang/Light-WAM"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
+    unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["light_wam"] = "light_wam"
     release: Literal["auto", "libero", "robotwin"] = "auto"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.config.hooks import hookimpl
-from wamkit.config.importing import Imported, ImporterConfig, read_verified
+from wamkit.config.importing import Imported, ImporterConfig, read_unverified, read_verified
 from wamkit.config.parts import Part
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class LingBotVA(ImporterConfig):
     license = "Apache-2.0"
     source = "https://github.com/robbyant/lingbot-va"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
+    unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["lingbot_va"] = "lingbot_va"
     robot: Literal["auto", "libero", "robotwin", "franka", "demo"] = "auto"

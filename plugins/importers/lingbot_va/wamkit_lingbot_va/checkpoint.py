@@ -88,15 +88,7 @@ def read(importer: LingBotVA, source: Source) -> Imported:
         system="LingBot-VA" + (" (LeRobot)" if is_lerobot else f" ({importer.robot_of(source)})"),
         license="Apache-2.0",
         notes=notes,
-        untested=OPEN,
     )
-
-
-OPEN = (
-    "bfloat16: the comparison is in float64",
-    "prompts: the text encoder is compared by itself, not in this system",
-    "training samples are whole episodes there, and of one length here",
-)
 
 
 def _robot(importer: LingBotVA, source: Source) -> Robot:
