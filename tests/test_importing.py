@@ -6,18 +6,24 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import released
 import torch
+from safetensors.torch import save_file
 
-from wamkit.config.importing import ImporterConfig
-from wamkit.config.registry import registry
+from wamkit import build as wamkit_build
+from wamkit.checkpoints.source import Source
+from wamkit.config.importing import Imported, ImporterConfig, Selection
+from wamkit.config.registry import Registry, registry
+from wamkit.config.spec import read
 from wamkit.errors import WamkitError
 from wamkit.policy.importing import plan_import
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 
+TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
 Run = Callable[..., tuple[int, str, str]]
 ALL = [registry().get("importer", name) for name in registry().names("importer")]
 
@@ -181,3 +187,49 @@ def test_an_importer_states_license_and_source_and_what_was_compared(
     assert "license" in vars(cls) and cls.license
     assert {"network", "mask", "levels", "loss", "run"} <= set(cls.verified)
     assert cls.unverified, "the released weights alone leave something open"
+
+
+class Bare(ImporterConfig):
+    """Checkpoints of the toy, in names of their own, as a third party's plugin would read them."""
+
+    license = "CC0-1.0"
+    source = "https://example.com/bare"
+    name: Literal["bare"] = "bare"
+
+    def recognizes(self, source: Source) -> bool:
+        return any(name.startswith("net/") for name in source.tensor_names)
+
+    def read(self, source: Source) -> Imported:
+        rules = ((r"^(net|arm)/", ""), (r"/", "."))
+        return Imported(
+            spec=read(TOY),
+            weights={
+                "backbone": Selection("^net/", rules),
+                "action_head": Selection("^arm/", rules, layouts=()),
+            },
+            dropped={"^step$": "a counter"},
+            license="CC0-1.0",
+        )
+
+
+def test_a_plugin_of_a_third_party_brings_an_importer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Registry(
+        {kind: dict(parts) for kind, parts in registry().parts.items()},
+        plugin_of=dict(registry().plugin_of),
+    )
+    mine.parts["importer"]["bare"] = Bare
+    monkeypatch.setattr("wamkit.config.registry._found", [mine])
+    policy = wamkit_build(TOY)
+    tensors = {f"net/{k.replace('.', '/')}": v for k, v in policy.backbone.state_dict().items()}  # type: ignore[attr-defined]
+    head: Any = policy.action_head
+    tensors |= {f"arm/{k.replace('.', '/')}": v for k, v in head.state_dict().items()}
+    save_file({**tensors, "step": torch.tensor(3)}, tmp_path / "bare.safetensors")
+    plan = plan_import(tmp_path / "bare.safetensors")
+    assert plan.importer.name == "bare"
+    assert plan.dropped == {"a counter": ("step",)}
+    again = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    for part in ("backbone", "action_head"):
+        ours, theirs = (getattr(p, part).state_dict() for p in (again, policy))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
