@@ -82,6 +82,25 @@ def sigma_tensor(levels: Levels, batch: int, device: torch.device) -> Tensor:
     return values.expand(batch, -1)
 
 
+def expand_levels(level: Level | Levels, count: int) -> Levels:
+    """A level for each of `count` frames or tokens, if they share one; their own stay."""
+    if isinstance(level, Tensor):
+        own = level.ndim == 2 and level.shape[1] > 1
+        return level if own else level.reshape(-1, 1).expand(-1, count)
+    if isinstance(level, Level):
+        return (level,) * count
+    return level * count if len(level) == 1 else level
+
+
+def slice_levels(level: Level | Levels, places: slice | list[int]) -> Level | Levels:
+    """The levels of some of the tokens; one that all tokens share stays as it is."""
+    if isinstance(level, Tensor):
+        return level[:, places] if level.ndim == 2 and level.shape[1] > 1 else level
+    if isinstance(level, Level) or len(level) == 1:
+        return level
+    return level[places] if isinstance(places, slice) else tuple(level[i] for i in places)
+
+
 def join_levels(parts: Sequence[Levels], batch: int, device: torch.device) -> Levels:
     """Levels of several rows of frames or tokens as those of one row."""
     if all(isinstance(part, tuple) for part in parts):
@@ -109,11 +128,11 @@ class LevelTable(NamedTuple):
 
     @staticmethod
     def of(
-        parts: Sequence[tuple[Level | Tensor, int]], batch: int, device: torch.device
+        parts: Sequence[tuple[Level | Levels, int]], batch: int, device: torch.device
     ) -> LevelTable:
-        """Of tokens in a row, with a level for each so many of them, or [B, that many] levels."""
-        if all(isinstance(level, Level) for level, _ in parts):
-            levels = [level for level, count in parts for _ in range(count)]
+        """Of tokens in a row, with a level for each so many of them, or that many levels."""
+        if not any(isinstance(level, Tensor) for level, _ in parts):
+            levels = [each for level, count in parts for each in expand_levels(level, count)]
             if all(level == levels[0] for level, _ in parts):
                 del levels[1:]  # one group
             table, index = _index(levels, device)  # type: ignore[arg-type]
@@ -121,7 +140,8 @@ class LevelTable(NamedTuple):
         columns: list[Tensor] = []
         places: list[int] = []
         for level, count in parts:
-            sigma = sigma_tensor((level,), batch, device) if isinstance(level, Level) else level
+            given = (level,) if isinstance(level, Level) else level
+            sigma = sigma_tensor(given, batch, device)
             start = sum(column.shape[1] for column in columns)
             columns.append(sigma)
             each = range(start, start + count) if sigma.shape[1] > 1 else [start] * count

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config.visibility import LayerVisibility, union
 from ..engine.kv_cache import KVCache
-from ..engine.levels import LevelTable
+from ..engine.levels import LevelTable, slice_levels
 from ..engine.passes import PassRunner
 from .action_head import ActionHead, cat_tokens, is_prefill
 from .backbone import Backbone
@@ -240,9 +240,7 @@ def _steps(vectors: NoisyVectors, roles: Sequence[str], chunk: str) -> NoisyVect
     if not at or len(at) == len(roles):
         return vectors if at else None
     span = slice(at[0], at[-1] + 1)
-    level = vectors.level
-    if isinstance(level, Tensor) and level.ndim == 2:
-        level = level[:, span]
+    level = slice_levels(vectors.level, span)
     return NoisyVectors(vectors.x[:, span], level, vectors.roles[span], vectors.places()[span])
 
 

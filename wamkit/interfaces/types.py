@@ -21,7 +21,11 @@ from ..engine.attention import Segment as Segment
 from ..engine.kv_cache import KVCache as KVCache
 from ..engine.levels import CLEAN as CLEAN
 from ..engine.levels import Level as Level
-from ..engine.levels import Levels, join_levels, level_of, sigma_tensor
+from ..engine.levels import Levels as Levels
+from ..engine.levels import expand_levels as expand_levels
+from ..engine.levels import join_levels as join_levels
+from ..engine.levels import level_of, sigma_tensor
+from ..engine.levels import slice_levels as slice_levels
 from ..engine.text import Text as Text
 
 
@@ -131,8 +135,7 @@ class Frames:
 
     def level_of(self, role: str) -> Levels:
         """The level of the first frame of a role: one entry of a run, or [B, 1]."""
-        i = self.roles.index(role)
-        levels = self.levels
+        levels, i = self.levels, self.roles.index(role)
         return levels[:, i : i + 1] if isinstance(levels, Tensor) else (levels[i],)
 
     def at(self, sigma: Tensor | float | Level, *roles: str) -> Frames:
@@ -211,16 +214,14 @@ class NoisyVectors:
     """Vectors at a noise level: an action chunk, a state to come, a value."""
 
     x: Tensor  # [B, N, A], normalized
-    level: Level | Tensor  # of a run; or [B], or [B, N] where steps differ; float32 in [0, 1]
+    level: Level | Levels  # of a run, or N of them; or [B], or [B, N], float32 in [0, 1]
     roles: tuple[str, ...] = ()  # N names; () if all have the name of their modality
     times: tuple[float, ...] | None = None  # N places on the axis of actions; None for 0 .. N - 1
 
     @property
     def sigma(self) -> Tensor:
         """The noise level of every step [B, N], or [B, 1] if they share one; float32."""
-        if isinstance(self.level, Level):
-            return sigma_tensor((self.level,), self.x.shape[0], self.x.device)
-        return self.level if self.level.ndim == 2 else self.level[:, None]
+        return sigma_tensor(expand_levels(self.level, 1), self.x.shape[0], self.x.device)
 
     def places(self) -> tuple[float, ...]:
         """Where every step stands on the axis of actions."""
@@ -251,13 +252,13 @@ class StateTokens:
 
     def group(self, action: NoisyVectors | None) -> TokenGroup:
         """The tokens; `action` has the actions of the blocks."""
-        level: Level | Tensor = CLEAN
+        level: Level | Levels = CLEAN
         if self.follows_action and action is not None:
             level = action.level
-            if isinstance(level, Tensor):
+            if not isinstance(level, Level):
                 names = action.roles or ("action",) * action.x.shape[1]
                 own = [role.rstrip("'").replace("state", "action", 1) for role in self.roles]
-                level = action.sigma.expand(-1, len(names))[:, [names.index(name) for name in own]]
+                level = slice_levels(expand_levels(level, 1), [names.index(name) for name in own])
         return TokenGroup("state", self.x, level, self.roles, self.times)
 
 
@@ -270,7 +271,7 @@ class TokenGroup(NamedTuple):
 
     modality: str  # "state", "action", "next_state" or "value"; a head may have kinds of its own
     x: Tensor | None  # [B, n, A]; None for tokens that are learned
-    level: Level | Tensor  # of a run, or [B, n or 1] float32
+    level: Level | Levels  # of a run, or n of them, or [B, n or 1] float32
     roles: tuple[str, ...]  # n
     times: tuple[float, ...]  # n places on the axis of actions
     mask: Tensor | None = None  # [B, n] as `Text.mask`, for a group of one role
@@ -395,7 +396,7 @@ class ModelInputs:
         for part in MODALITIES[1:]:
             noisy: NoisyVectors | None = getattr(self, part)
             if noisy is not None:
-                level = noisy.level if isinstance(noisy.level, Level) else noisy.sigma
+                level = noisy.sigma if isinstance(noisy.level, Tensor) else noisy.level
                 roles = noisy.roles or (part,) * noisy.x.shape[1]
                 found.append(TokenGroup(part, noisy.x, level, roles, noisy.places()))
         return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine.kv_cache import KVCache
+from ..engine.levels import slice_levels
 from ..interfaces.paradigm import Model
 from ..interfaces.types import MODALITIES, Frames, ModelInputs, ModelOutput, NoisyVectors
 
@@ -86,9 +87,7 @@ def _only(inputs: ModelInputs, roles: Collection[str]) -> ModelInputs:
 
 
 def _steps(noisy: NoisyVectors, names: tuple[str, ...], at: list[int]) -> NoisyVectors:
-    level = noisy.level
-    if isinstance(level, Tensor) and level.ndim == 2:
-        level = level[:, at]
+    level = slice_levels(noisy.level, at)
     roles, times = tuple(names[i] for i in at), noisy.places()
     return NoisyVectors(noisy.x[:, at], level, roles, tuple(times[i] for i in at))
 

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from wamkit.config.parts import HeadContext
 from wamkit.interfaces import SlotHead
-from wamkit.interfaces.types import CLEAN, Frames, Level, ModelInputs, NoisyVectors, base
+from wamkit.interfaces.types import (
+    CLEAN,
+    Frames,
+    Level,
+    Levels,
+    ModelInputs,
+    NoisyVectors,
+    base,
+    expand_levels,
+)
 
 from .order import Order
 
@@ -81,11 +90,11 @@ class LatentSlotHead(SlotHead):
         return steps, slots, prod(self.sizes.latent)
 
     def _frames(
-        self, z: Tensor, level: Level | Tensor, roles: tuple[str, ...], times: tuple[float, ...]
+        self, z: Tensor, level: Level | Levels, roles: tuple[str, ...], times: tuple[float, ...]
     ) -> Frames:
         """Slots as frames; conditioning latents hold those that are clean, as observed ones."""
         count = len(roles)
-        levels = (level,) * count if isinstance(level, Level) else level.expand(-1, count)
+        levels = expand_levels(level, count)
         channels = self.sizes.traits.cond_channels
         if not channels:
             return Frames(z, roles, times, levels)

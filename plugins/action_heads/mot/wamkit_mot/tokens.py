@@ -12,7 +12,7 @@ from itertools import groupby
 
 from torch import Tensor
 
-from wamkit.interfaces.types import ModelInputs, TokenGroup
+from wamkit.interfaces.types import ModelInputs, TokenGroup, slice_levels
 
 
 def groups(
@@ -51,9 +51,7 @@ def _chunks(group: TokenGroup, chunk: int) -> Iterator[TokenGroup]:
         end = start + len(list(run))
         for first in range(start, end, chunk):
             steps = slice(first, min(first + chunk, end))
-            level = group.level
-            if isinstance(level, Tensor) and level.shape[1] > 1:
-                level = level[:, steps]
+            level = slice_levels(group.level, steps)
             yield group._replace(level=level, roles=group.roles[steps], times=group.times[steps])
         start = end
 
@@ -62,8 +60,6 @@ def _clean_group(
     chunk: TokenGroup, modality: str, x: Tensor | None, offset: int, count: int
 ) -> TokenGroup:
     """A group of `count` tokens, the first at time `offset` of the chunk."""
-    level = chunk.level
-    if isinstance(level, Tensor) and level.shape[1] > 1:
-        level = level[:, -1:]
+    level = slice_levels(chunk.level, slice(-1, None))
     times = tuple(chunk.times[0] + offset + i for i in range(count))
     return TokenGroup(modality, x, level, chunk.roles[:1] * count, times)

@@ -6,17 +6,30 @@ from typing import Any
 
 import pytest
 import torch
+from wamkit_autoregressive.first_block import with_lead
 
 from wamkit import check
 from wamkit.config.spec import parse
+from wamkit.engine import passes
+from wamkit.interfaces.types import (
+    CLEAN,
+    Frames,
+    Level,
+    ModelInputs,
+    ModelOutput,
+    NoisyVectors,
+    Text,
+)
 from wamkit.policy.observation import random_batch, random_observation
 from wamkit.policy.policy import Policy
+from wamkit.testing.parity import same_values
 
+HEAD: dict[str, Any] = {"name": "shared_stream", "embedder": "linear"}
 SPEC: dict[str, Any] = {
     "backbone": "toy",
     "vae": "pixel_shuffle",
     "text_encoder": "bytes",
-    "action_head": {"name": "shared_stream", "embedder": "linear"},
+    "action_head": HEAD,
     "paradigm": {
         "name": "autoregressive",
         "chunks": 3,
@@ -90,6 +103,45 @@ def test_an_episode_goes_on_from_predictions(policy: Policy) -> None:
 def test_the_first_block_is_imagined_behind_the_observed_frames(policy: Policy) -> None:
     out = policy.imagine(random_observation(policy.spec, frames=1), seed=0)
     assert out.canvas.shape[2] == 1 + policy.spec.vae.stride[0]
+
+
+@pytest.mark.parametrize("embedder", ["linear", "mlp_sinusoid"])
+def test_a_second_episode_looks_up_its_noise_levels(
+    embedder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, whole = [], passes.precompute_modulation
+
+    def count(*args: Any, **options: Any) -> Any:
+        made.append(args)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(passes, "precompute_modulation", count)
+    policy = Policy.from_spec(parse(spec_with(action_head={**HEAD, "embedder": embedder})))
+    seen = random_observation(policy.spec, frames=1)
+    first = policy.session().act(seen, seed=0)
+    assert made
+    made.clear()
+    again = policy.session().act(seen, seed=0)
+    assert not made
+    same_values(again.values, first.values)
+
+
+@torch.no_grad()
+def test_actions_of_zero_before_the_others_have_levels_of_the_run_too() -> None:
+    action = NoisyVectors(torch.randn(2, 3, 4), Level((0.0, 0.7), 1))
+    levels: list[Any] = []
+
+    def model(inputs: ModelInputs, **_: Any) -> ModelOutput:
+        levels.append((inputs.noisy("action").level, inputs.noisy("action").sigma))
+        return ModelOutput(action=inputs.noisy("action").x)
+
+    frames = Frames(torch.zeros(2, 1, 2, 1, 1), ("context", "target"), (0.0, 1.0), (CLEAN,) * 2)
+    inputs = ModelInputs(Text(torch.zeros(2, 1, 1)), frames, action)
+    with_lead(model, inputs)(inputs)
+    with_lead(model, inputs)(inputs.put("action", action.x, torch.tensor([0.7, 0.7])))
+    (plain, sigma), (_, tensor) = levels
+    assert plain == (CLEAN,) * 3 + (action.level,) * 3
+    same_values(sigma, tensor)
 
 
 @pytest.mark.parametrize(

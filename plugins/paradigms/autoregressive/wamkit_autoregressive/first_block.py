@@ -13,10 +13,18 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from wamkit.interfaces.paradigm import Model
-from wamkit.interfaces.types import Frames, KVCache, ModelInputs, ModelOutput
+from wamkit.interfaces.types import (
+    CLEAN,
+    Frames,
+    KVCache,
+    Level,
+    ModelInputs,
+    ModelOutput,
+    expand_levels,
+    join_levels,
+)
 
 
 def in_one(inputs: ModelInputs) -> ModelInputs:
@@ -80,9 +88,9 @@ def with_lead(model: Model, begin: ModelInputs) -> Model:
         if action is None or action.places()[0] != 0:
             return model(inputs, cache=cache, keep=keep)
         x, level = action.x, action.level
-        if isinstance(level, Tensor) or level.sigma:
-            sigma = action.sigma
-            level = torch.cat([sigma.new_zeros(len(x), steps), sigma.expand(x.shape[:2])], 1)
+        if not isinstance(level, Level) or level.sigma:
+            given = (CLEAN,) * steps, expand_levels(level, x.shape[1])
+            level = join_levels(given, len(x), x.device)
         whole = replace(
             action,
             x=torch.cat([x.new_zeros(len(x), steps, x.shape[2]), x], 1),
