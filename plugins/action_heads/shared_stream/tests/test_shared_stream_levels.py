@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from wamkit_shared_stream import SharedStream
+from wamkit_shared_stream import SharedStream, embedders
 from wamkit_shared_stream.head import SharedStreamHead
 
 from wamkit import check
@@ -86,6 +87,34 @@ def test_channels_that_a_robot_does_not_use_do_not_matter() -> None:
         head.action_embedder.weight[..., [0, -1]] = 5.0  # type: ignore[index,operator]
         head.action_decoder.out.weight[:, [0, -1]] = 5.0  # type: ignore[index,operator,union-attr]
     same_values(velocity(spec, backbone, head, inputs), before)
+
+
+def test_a_value_has_the_weights_of_its_channel() -> None:
+    size = parts()[0].actions.size
+    used = tuple(range(size, 0, -1))
+    spec, backbone, head = parts(channels=size + 2, channel_map=used)
+    _, _, plain = parts()
+    known = head.state_dict()
+    for name in ("action_embedder.weight", "action_decoder.out.weight", "action_decoder.out.bias"):
+        known[name] = known[name][:, used] if "decoder" in name else known[name][..., used]
+    plain.load_state_dict(known)
+    inputs = full_inputs(spec).without("next_state", "value")
+    same_values(velocity(spec, backbone, head, inputs), velocity(spec, backbone, plain, inputs))
+
+
+def test_weights_of_channels_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = parts()[0].actions.size
+    spec, backbone, head = parts(channels=size + 2, channel_map=tuple(range(size, 0, -1)))
+    places, linear = [], F.linear
+
+    def record(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        places.append(weight.data_ptr())
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(embedders.F, "linear", record)
+    velocity(spec, backbone, head, full_inputs(spec).without("next_state", "value"))
+    known = {p.data_ptr() for p in (*head.parameters(), *backbone.parameters())}
+    assert places and known.issuperset(places)
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,6 @@ class SharedStream(ActionHeadConfig):
     """The robot that this policy is for, counted from 0; the weights of the others rest."""
 
     @property
-    def channel_places(self) -> slice | list[int]:
-        """`channel_map` as an index: a slice where the channels follow each other."""
-        first, count = self.channel_map[0], len(self.channel_map)
-        if self.channel_map == tuple(range(first, first + count)):
-            return slice(first, first + count)
-        return [*self.channel_map]
-
-    @property
     def reads_text(self) -> bool:
         return self.text == "stream"
 

@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.engine.layers import LayerNorm, constant
-
-Places = slice | list[int]
-"""Inputs or outputs of a layer that are used; those of the others are zero, or not read."""
+from wamkit.engine.layers import LayerNorm
 
 
 class Linear(nn.Module):
@@ -26,20 +23,10 @@ class Linear(nn.Module):
         bound = inputs**-0.5  # as torch initializes a linear layer
         self.weight = nn.Parameter(torch.empty(count, outputs, inputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(count, outputs).uniform_(-bound, bound))
-        self.reads: Places = slice(None)
-        self.writes: Places = slice(None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs], of those that are used."""
-        weight, bias = self.weight[self.chosen], self.bias[self.chosen]
-        rows, columns = self._index(self.writes), self._index(self.reads)
-        return F.linear(x, weight[rows][:, columns], bias[rows])
-
-    def _index(self, places: Places) -> slice | Tensor:
-        """Places as an index that is on the device already."""
-        if isinstance(places, slice):
-            return places
-        return constant(tuple(places), torch.long, self.weight.device)
+        """[..., inputs] to [..., outputs]."""
+        return F.linear(x, self.weight[self.chosen], self.bias[self.chosen])
 
 
 class Perceptron(nn.Module):
@@ -94,17 +81,3 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, n, D] to [B, n, A]."""
         return self.out(self.norm(x))
-
-
-def first_layer(embedder: nn.Module) -> Linear:
-    """The layer that reads a vector's values."""
-    layer = embedder.W1 if isinstance(embedder, NoisyEmbedder) else embedder
-    assert isinstance(layer, Linear)
-    return layer
-
-
-def last_layer(decoder: Decoder) -> Linear:
-    """The layer that writes a vector's values."""
-    layer = decoder.out.layer2 if isinstance(decoder.out, Perceptron) else decoder.out
-    assert isinstance(layer, Linear)
-    return layer

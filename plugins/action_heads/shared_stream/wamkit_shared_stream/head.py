@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.config.parts import HeadContext
-from wamkit.engine.layers import latent_times, sinusoid
+from wamkit.engine.layers import constant, latent_times, sinusoid
 from wamkit.interfaces import Backbone, ExpertHead, Stack
 from wamkit.interfaces.types import CLEAN, ModelInputs, TokenGroup
 
-from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron, first_layer, last_layer
+from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
 from .levels import OwnLevels
 
 if TYPE_CHECKING:
@@ -40,13 +40,10 @@ class SharedStreamHead(ExpertHead):
         deep, norm = config.embedder == "mlp_sinusoid", config.way_out == "norm"
         hidden = config.hidden_width or width
         for part in sizes.predicts:
-            size = self._slots(part)
-            if part == "action" and config.channels is not None:
-                size = config.channels
+            channels = config.channels if part == "action" else None
+            size = channels or self._slots(part)
             embedder = (NoisyEmbedder if deep else Linear)(size, width, robots)
             decoder = Decoder(width, size, robots, hidden=hidden if deep else None, norm=norm)
-            if part == "action" and config.channels is not None:
-                first_layer(embedder).reads = last_layer(decoder).writes = config.channel_places
             self.add_module(f"{part}_embedder", embedder)
             self.add_module(f"{part}_decoder", decoder)
         self.level_embedder: nn.Module | None = None
@@ -82,7 +79,7 @@ class SharedStreamHead(ExpertHead):
     def to_latent(self, modality: str, x: Tensor) -> Tensor:
         """Vectors [B, N, A] with zeros behind them [B, N, slots]."""
         slots = self._given_slots(modality)
-        return x if slots is None else F.pad(x, (0, slots - x.shape[-1]))
+        return x if slots in (None, x.shape[-1]) else F.pad(x, (0, slots - x.shape[-1]))
 
     def from_latent(self, modality: str, x: Tensor) -> Tensor:
         given = self._given_slots(modality)
@@ -171,9 +168,21 @@ class SharedStreamHead(ExpertHead):
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         embedder = self.get_submodule(f"{group.modality}_embedder")
         assert group.x is not None
-        x = self.to_latent(group.modality, group.x).to(next(embedder.parameters()).dtype)
+        x = group.x.to(next(embedder.parameters()).dtype)
+        if group.modality == "state":  # the others are latent already
+            x = self.to_latent("state", x)
+        if group.modality == "action" and self.config.channels is not None:
+            zeros = x.new_zeros(*x.shape[:-1], self.config.channels)
+            x = zeros.index_copy(-1, self._channels(x.device), x)
         given = (level,) if isinstance(embedder, NoisyEmbedder) else ()
         return embedder(x, *given)
 
     def decode_tokens(self, modality: str, x: Tensor, level: Any) -> Tensor:
-        return self.get_submodule(f"{modality}_decoder")(x)
+        found: Tensor = self.get_submodule(f"{modality}_decoder")(x)
+        if modality != "action" or self.config.channels is None:
+            return found
+        return found.index_select(-1, self._channels(x.device))
+
+    def _channels(self, device: torch.device) -> Tensor:
+        """The channel of each value of an action [A]."""
+        return constant(self.config.channel_map, torch.long, device)
