@@ -69,6 +69,14 @@ def spec_for(backbone: str, **settings: Any) -> PolicySpec:
         ),
         (
             "wan",
+            {"plane": 3.0},
+            "action_head.plane + action_head.positions: plane says where an image of tokens "
+            "stands, and they are no image\n    hint: leave action_head.plane out, or set "
+            'action_head.positions = "rows"',
+            {"positions": "rows", "block": "backbone"},
+        ),
+        (
+            "wan",
             {"block": "backbone", "text": "none", "bias": False},
             "action_head.text + action_head.bias + action_head.block: a copy of the backbone's "
             "blocks reads the instruction as they do, and has biases where they have\n    hint: "

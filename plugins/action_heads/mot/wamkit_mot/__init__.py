@@ -99,6 +99,12 @@ class Mot(ActionHeadConfig):
                 why=f"a sinusoid has as many sines as cosines, and the width is {self.width}",
                 hint=f"set action_head.width = {self.width + 1}",
             )
+        if self.plane != 2.0 and self.positions != "rows":
+            yield Conflict(
+                between=("action_head.plane", "action_head.positions"),
+                why="plane says where an image of tokens stands, and they are no image",
+                hint='leave action_head.plane out, or set action_head.positions = "rows"',
+            )
         if self.state == "none" and spec.state.size:
             yield Conflict(
                 between=("action_head.state", "state.size"),

@@ -18,7 +18,13 @@ from wamkit.config.spec import PolicySpec
 from wamkit.engine.layers import latent_times
 from wamkit.engine.levels import CLEAN
 from wamkit.interfaces.types import ModelInputs, NoisyVectors, Text, TokenGroup, counted
-from wamkit.testing.fixtures import full_inputs, randomize_weights, run_head, spec_with
+from wamkit.testing.fixtures import (
+    full_inputs,
+    randomize_weights,
+    run_head,
+    spec_with,
+    with_overrides,
+)
 from wamkit.testing.parity import float64, other_values, same_values
 
 BACKBONES = registry().names("backbone")
@@ -236,6 +242,15 @@ def test_a_backbone_without_time_and_text_gets_both() -> None:
             {"state": "token"},
         ),
         (
+            "wan",
+            {"embedder": "linear", "hidden_width": 8, "sine_first": True},
+            "action_head.hidden_width + action_head.sine_first + action_head.embedder: a linear "
+            "embedder has one layer, and reads no noise level\n    hint: leave "
+            "action_head.hidden_width and action_head.sine_first out, or set "
+            'action_head.embedder = "mlp_sinusoid"',
+            {"embedder": "mlp_sinusoid"},
+        ),
+        (
             "flux2",
             {"text": "stream"},
             "action_head.text + backbone: the backbone has text tokens in its stream already\n"
@@ -264,6 +279,14 @@ def test_a_conflict_has_a_hint(
     found = check(spec_for(backbone, **settings))
     assert [str(c) for c in found if "action_head." in " ".join(c.between)] == [message]
     assert check(spec_for(backbone, **(settings | hint))) == []
+
+
+def test_slots_of_a_state_that_is_not_there_are_refused() -> None:
+    spec = with_overrides(spec_for("wan"), "state.size=0")
+    assert check(spec) == []
+    (found,) = check(with_overrides(spec, "action_head.state_slots=8"))
+    assert found.between == ("action_head.state_slots", "state.size")
+    assert found.hint == "leave action_head.state_slots out"
 
 
 def test_a_file_of_its_own_is_read_through_its_configuration(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ class SharedStream(ActionHeadConfig):
                 why=f"the policy is given a state of {spec.state.size} values that nothing reads",
                 hint='set action_head.state = "token", or state.size = 0',
             )
+        yield from self._unread_options(spec)
         yield from self._channel_conflicts(spec)
         if self.way_out == "final_norm" and self.embedder != "linear":
             yield Conflict(
@@ -159,6 +160,27 @@ class SharedStream(ActionHeadConfig):
                 between=("action_head.positions", "backbone"),
                 why="the backbone's blocks know no time, so that actions would have no order",
                 hint='set action_head.positions = "sinusoid"',
+            )
+
+    def _unread_options(self, spec: PolicySpec) -> Iterator[Conflict]:
+        """Options that are written and that nothing would read."""
+        of_two_layers = {
+            "hidden_width": self.hidden_width is not None,
+            "sine_first": self.sine_first,
+        }
+        written = [f"action_head.{key}" for key, is_written in of_two_layers.items() if is_written]
+        if written and self.embedder == "linear":
+            yield Conflict(
+                between=(*written, "action_head.embedder"),
+                why="a linear embedder has one layer, and reads no noise level",
+                hint=f"leave {' and '.join(written)} out, or set "
+                'action_head.embedder = "mlp_sinusoid"',
+            )
+        if self.state_slots is not None and (self.state == "none" or not spec.state.size):
+            yield Conflict(
+                between=("action_head.state_slots", "state.size"),
+                why="slots for the values of a state, and no token has a state",
+                hint="leave action_head.state_slots out",
             )
 
     def _channel_conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:

@@ -9,6 +9,7 @@ import torch
 from wamkit_ltx import LTX, LTX2
 
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
+from wamkit.testing.fixtures import spec_with
 
 CONFIGS: dict[str, Any] = {
     "0.9.0": LTX(variant="tiny", latent_channels=8, causal_times=False),
@@ -28,6 +29,14 @@ def test_tokens_at_the_places_of_frames_give_the_result_of_frames(case: str) -> 
 @pytest.mark.parametrize("check", STACK)
 def test_other_tokens_and_other_sizes(case: str, check: Any) -> None:
     check(CONFIGS[case])
+
+
+def test_a_stride_across_views_without_views_is_refused() -> None:
+    spec = spec_with(backbone="ltx")
+    assert list(LTX(cross_view_stride=2, views=3).conflicts(spec)) == []
+    (found,) = LTX(cross_view_stride=2).conflicts(spec)
+    assert found.between == ("backbone.cross_view_stride", "backbone.views")
+    assert "set backbone.views to the number of cameras" in found.hint
 
 
 @cases

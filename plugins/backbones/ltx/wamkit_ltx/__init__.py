@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import (
+    Conflict,
     Part,
     TrainedWith,
     Traits,
@@ -19,6 +20,9 @@ from wamkit.config.published import Published
 
 from . import published
 from .vae_config import LTX2VAE, LTXVAE
+
+if TYPE_CHECKING:
+    from wamkit.config.spec import PolicySpec
 
 WAMKIT_API = 1
 
@@ -106,7 +110,7 @@ class LTX(_Backbone):
     """Camera views it has embeddings for, where each is a clip by itself (3 in GE-base, arXiv
     2508.05635); 0 for LTX-Video as published."""
     cross_view_stride: int = Field(3, gt=0)
-    """With views: tokens attend across views in every so manieth block, from the first on."""
+    """With views: tokens attend across views in one of so many blocks, from the first on."""
 
     @property
     def traits(self) -> Traits:
@@ -128,7 +132,17 @@ class LTX(_Backbone):
         )
 
     def variations(self) -> Sequence[Part]:
-        return [self.model_copy(update={"views": 0 if self.views else 3})]
+        plain = {"views": 0, "cross_view_stride": 3}
+        return [self.model_copy(update=plain if self.views else {"views": 3})]
+
+    def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
+        if not self.views and self.cross_view_stride != 3:
+            yield Conflict(
+                between=("backbone.cross_view_stride", "backbone.views"),
+                why="a stride of blocks that attend across views, and no embeddings of views",
+                hint="set backbone.views to the number of cameras, or leave "
+                "backbone.cross_view_stride out",
+            )
 
     def expert(self, width: int, mlp_dim: int) -> Any:
         from .expert import LTXStack

@@ -57,13 +57,17 @@ def read(importer: DreamZero, source: Source) -> Imported:
         flow["evaluate_steps"] = EVALUATIONS[importer.evaluations]
     shapes = {kind: _shapes(metadata, robot, kind) for kind in ("action", "state")}
     values = sum(shapes["action"].values())
+    backbone = sizes.backbone(network.get("num_heads"))
+    paradigm = {**PARADIGM, "chunks": network.get("max_chunk_size", PARADIGM["chunks"])}
+    if backbone["cond_channels"]:
+        paradigm["guides"] = "sample"
     last = sizes.layers_of_tower - 1
     spec = {
         "dtype": "bfloat16",
         "backbone": {
             "name": "wan",
             "variant": "2.2-ti2v-5b" if vae == "wan2.2" else "2.1-i2v-14b",
-            **sizes.backbone(network.get("num_heads")),
+            **backbone,
             **_adapters(source, given),
         },
         "vae": {"name": vae},
@@ -75,7 +79,7 @@ def read(importer: DreamZero, source: Source) -> Imported:
             "negative_prompt": NEGATIVE,
         },
         "action_head": {**HEAD, **sizes.head()},
-        "paradigm": {**PARADIGM, "chunks": network.get("max_chunk_size", PARADIGM["chunks"])},
+        "paradigm": paradigm,
         "actions": {
             "chunk_size": given.get("action_horizon", steps),
             "control_hz": RATES[robot],

@@ -40,7 +40,6 @@ PARADIGM: dict[str, Any] = {
     "state": "block",
     "state_sees": "block_in_use",
     "state_level": "action",
-    "guides": "sample",
     "denoise_first": True,
 }
 HEAD: dict[str, Any] = {

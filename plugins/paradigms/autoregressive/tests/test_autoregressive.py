@@ -278,6 +278,51 @@ def test_a_window_that_is_never_full_in_training_is_refused() -> None:
     ) in str(refused.value)
 
 
+def test_the_unit_of_a_window_left_open_is_refused() -> None:
+    with pytest.raises(ValueError, match="write window = 5, or leave window_unit out"):
+        Autoregressive(window_unit="half_blocks")
+
+
+@pytest.mark.parametrize(
+    ("written", "cure", "why"),
+    [
+        (
+            {"paradigm": {"state": "block"}, "state": {"size": 0}},
+            {"state": "episode"},
+            "every block is to have a state, and the policy has none",
+        ),
+        (
+            {"paradigm": {"guides": "sample"}},
+            {"guides": "block"},
+            "this variant of toy reads no conditioning latents",
+        ),
+        (
+            {"paradigm": {"denoise_first": True}, "video": {"target_downscale": 2}},
+            {"denoise_first": False},
+            "the first frames are to be denoised among those of the blocks",
+        ),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(
+    written: dict[str, Any], cure: dict[str, Any], why: str
+) -> None:
+    raw = {
+        "backbone": "toy",
+        "vae": "pixel_shuffle",
+        "text_encoder": "bytes",
+        "action_head": {"name": "mot", "state": "token"},
+        "paradigm": {"name": "autoregressive", "chunks": 3, **written["paradigm"]},
+        "actions": {"chunk_size": 4, "groups": [{"name": "arm", "size": 4}]},
+        "state": {"size": 3, **written.get("state", {})},
+        "cameras": {"views": [{"name": "front", "size": [64, 64]}]},
+        "video": {"num_frames": 9, **written.get("video", {})},
+    }
+    (found,) = check(raw)
+    assert found.why.startswith(why)
+    assert all(f"set paradigm.{name} = " in found.hint for name in cure)
+    assert check({**raw, "paradigm": {**raw["paradigm"], **cure}}) == []
+
+
 @pytest.mark.parametrize("action", ["inverse_dynamics", "mutual"])
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_the_program_counts_every_pass(action: str, chunk: int) -> None:

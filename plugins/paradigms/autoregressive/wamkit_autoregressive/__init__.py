@@ -127,6 +127,11 @@ class Autoregressive(ParadigmConfig):
                     f"{self.chunks} blocks; write window = {2 * self.chunks - 3} or "
                     f"chunks = {(self.window + 4) // 2}"
                 )
+        elif self.window_unit == "half_blocks" and self.training_window is None:
+            raise ValueError(
+                "window_unit is the unit of window, which is left open; write window = "
+                f"{2 * self.chunks - 3}, or leave window_unit out"
+            )
         elif self.window is not None and self.window >= self.chunks:
             raise ValueError(
                 f"a window of {self.window} past blocks is never full in samples of {self.chunks}; "
@@ -257,59 +262,10 @@ class Autoregressive(ParadigmConfig):
         return self.model_copy(update={"past_actions": self.past_actions or published})
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        yield from super().conflicts(spec)
-        head, backbone, video = spec.action_head, spec.backbone, spec.video
-        if self.remembers_actions and not head.exposes_tokens:
-            yield Conflict(
-                between=("paradigm.past_actions", "action_head"),
-                why=f"past actions are to be seen, but {head.name} only reads the video and "
-                "exposes no tokens",
-                hint='set paradigm.past_actions = "none", or choose an action_head with tokens of '
-                "its own (`wamkit list action_head`)",
-            )
-        if self.state == "block" and spec.state.size and not head.tokens(spec.sizes).get("state"):
-            yield Conflict(
-                between=("paradigm.state", "action_head"),
-                why=f"every block is to have a state as a token, and {head.name} makes none of it",
-                hint='set paradigm.state = "episode", or choose a head whose state is a token '
-                '(action_head.state = "token")',
-            )
-        if not backbone.traits.imagines:
-            yield Conflict(
-                between=("paradigm", "backbone"),
-                why=f"{self.name} goes from block to block of imagined frames, and "
-                f"{backbone.name} has no velocity to imagine them with",
-                hint="choose a backbone that was trained to denoise, or a paradigm whose action "
-                'needs no future, such as single_pass: set paradigm.name = "single_pass"',
-            )
-        elif self.observed_in_block and spec.latent_frames[1]:
-            yield from self._first_block_conflicts(spec)
-        elif not spec.latent_frames[1]:
-            yield Conflict(
-                between=("paradigm", "video.num_frames"),
-                why=f"{self.name} goes from block to block of imagined frames, and of "
-                f"{video.num_frames} images none is left to imagine",
-                hint=f"set video.num_frames = {video.num_observed + spec.time_stride}",
-            )
+        from .conflicts import conflicts
 
-    def _first_block_conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
-        """What keeps observed frames from being frames of the first block."""
-        chunk, (observed, imagined) = spec.actions.chunk_size, spec.latent_frames
-        why = None
-        if imagined <= observed:
-            why = f"of {imagined} frames of a block {observed} are observed, and none is left"
-        elif chunk * observed % imagined:
-            why = f"{chunk} actions are not as many for each of {imagined} frames"
-        elif spec.action_head.tokens(spec.sizes).get("action", 0) != chunk:
-            why = f"{spec.action_head.name} has no token for every action"
-        elif spec.video.target_downscale > 1:
-            why = "imagined frames have a grid of their own"
-        if why is not None:
-            yield Conflict(
-                between=("paradigm.first_frames", "video"),
-                why=f"the observed frames are to be frames of the first block, and {why}",
-                hint='set paradigm.first_frames = "apart"',
-            )
+        yield from super().conflicts(spec)
+        yield from conflicts(self, spec)
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         state = ("state",) if spec.state.size else ()
