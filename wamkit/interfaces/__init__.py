@@ -12,6 +12,7 @@ from .slot_head import SlotHead
 from .streams import denoise
 from .text_encoder import TextEncoder
 from .vae import VAE, StreamingVAE
+from .wrapping import WrapperCache
 
 __all__ = [
     "VAE",
@@ -29,6 +30,7 @@ __all__ = [
     "StreamingVAE",
     "TextEncoder",
     "WrappedBackbone",
+    "WrapperCache",
     "append_state",
     "denoise",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
 from wamkit.config.spec import PolicySpec, parse_part
 from wamkit.engine.passes import PassRunner
+from wamkit.interfaces import Backbone
 from wamkit.interfaces.types import ModelInputs
 from wamkit.testing.fixtures import full_inputs, randomize_weights, spec_with
 from wamkit.testing.parity import other_values, same_values
@@ -64,6 +68,39 @@ def test_levels_of_its_own_condition_actions_and_not_frames() -> None:
         for weight in head.level_embedder.parameters():  # type: ignore[union-attr]
             weight.add_(0.1)
     other_values(velocity(spec, backbone, head, inputs), before)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda head: pickle.loads(pickle.dumps(head))])
+def test_a_copy_of_a_head_holds_no_backbone(
+    copied: Callable[[SharedStreamHead], SharedStreamHead],
+) -> None:
+    spec, backbone, head = parts()
+    inputs = full_inputs(spec).without("next_state", "value")
+    before = velocity(spec, backbone, head, inputs)
+    other = copied(head)
+    assert not any(isinstance(x, Backbone) for x in held_by(other))
+    assert any(x is backbone for x in held_by(head))
+    same_values(velocity(spec, backbone, other, inputs), before)
+    with torch.no_grad():
+        for weight in other.level_embedder.parameters():  # type: ignore[union-attr]
+            weight.add_(0.1)
+    other_values(velocity(spec, backbone, other, inputs), before)
+    same_values(velocity(spec, backbone, head, inputs), before)
+
+
+def held_by(head: SharedStreamHead) -> list[Any]:
+    """The objects that can be reached from a head, through attributes and containers."""
+    found: dict[int, Any] = {}
+    left: list[Any] = [head]
+    while left:
+        x = left.pop()
+        if id(x) in found:
+            continue
+        found[id(x)] = x
+        left += list(vars(x).values()) if hasattr(x, "__dict__") and not isinstance(x, type) else []
+        left += list(x.values()) if isinstance(x, dict) else []
+        left += list(x) if isinstance(x, list | tuple) else []
+    return [*found.values()]
 
 
 def test_levels_are_computed_in_float32_as_those_of_the_backbone() -> None:

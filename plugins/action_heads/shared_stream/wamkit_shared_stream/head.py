@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wamkit.config.parts import HeadContext
 from wamkit.engine.layers import constant, latent_times, sinusoid
-from wamkit.interfaces import Backbone, ExpertHead, Stack
+from wamkit.interfaces import Backbone, ExpertHead, Stack, WrapperCache
 from wamkit.interfaces.types import CLEAN, ModelInputs, TokenGroup
 
 from .embedders import Decoder, Linear, NoisyEmbedder, Perceptron
@@ -47,6 +47,7 @@ class SharedStreamHead(ExpertHead):
             self.add_module(f"{part}_embedder", embedder)
             self.add_module(f"{part}_decoder", decoder)
         self.level_embedder: nn.Module | None = None
+        self._stacks: WrapperCache[OwnLevels] = WrapperCache()
         if config.levels == "own":
             self.level_embedder = sizes.backbone.level_embedder()
             exact = getattr(self.level_embedder, "keep_float32", ())
@@ -88,12 +89,7 @@ class SharedStreamHead(ExpertHead):
     def stack(self, backbone: Backbone) -> Stack:
         if self.level_embedder is None:
             return backbone
-        if self.__dict__.get("_backbone") is not backbone:
-            self.__dict__["_backbone"] = backbone
-            self.__dict__["_stack"] = OwnLevels(backbone, self.level_embedder)
-        return self._stack
-
-    _stack: OwnLevels
+        return self._stacks.get_or_wrap(OwnLevels, backbone, self.level_embedder)
 
     def token_groups(self, inputs: ModelInputs, known: Collection[str]) -> list[TokenGroup]:
         """Text, state and actions; next state and value come after their chunk."""

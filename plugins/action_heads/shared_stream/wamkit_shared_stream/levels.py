@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wamkit.interfaces import Backbone, Stack
-from wamkit.interfaces.backbone import WrappedBackbone
+from wamkit.interfaces import Backbone, Stack, WrappedBackbone
 
 
 class OwnLevels(WrappedBackbone):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from wamkit_state_fusion import StateFusion
+from wamkit_state_fusion.adapters import CorrectedBackbone
 
 from wamkit import check
 from wamkit.checkpoints import safetensors as weights
@@ -228,8 +229,9 @@ def test_a_corrected_backbone_is_one_object_that_owns_no_weights() -> None:
     names = set(policy.state_dict())
     policy.act(observation(policy.spec), seed=0)
     adapters = {0: head.adapters["0"], 1: head.adapters["1"]}
-    one = head.correction.of(backbone, adapters)
-    assert one is head.correction.of(backbone, adapters) is not backbone
+    one = head.corrected.get_or_wrap(CorrectedBackbone, backbone, adapters)
+    again = head.corrected.get_or_wrap(CorrectedBackbone, backbone, dict(adapters))
+    assert one is again is not backbone
     assert not list(one.parameters()) and set(policy.state_dict()) == names
     first, second = one.blocks
     assert one.blocks[0] is first and first.block is backbone.blocks[0]

@@ -67,22 +67,3 @@ class CorrectedBackbone(WrappedBackbone):
                 made = self._made[layer, text] = CorrectedBlock(block, adapter)
             found[layer] = None if block is None else made
         return found
-
-
-class Correction:
-    """The corrected form of the backbone that a head joins; a copy begins without one."""
-
-    def __init__(self) -> None:
-        self._made: CorrectedBackbone | None = None
-
-    def __reduce__(self) -> tuple[type[Correction], tuple[()]]:
-        return Correction, ()
-
-    def of(self, backbone: Backbone, adapters: Mapping[int, nn.Module]) -> Backbone:
-        """The backbone with these adapters; the same object as long as these are the same."""
-        if not adapters:
-            return backbone
-        made = self._made
-        if made is None or made.inner is not backbone or made.adapters != adapters:
-            made = self._made = CorrectedBackbone(backbone, adapters)
-        return made

@@ -29,10 +29,10 @@ from wamkit.engine.layers import (
     sinusoid,
     split_heads,
 )
-from wamkit.interfaces import Backbone, PassRunner, ReaderHead, append_state
+from wamkit.interfaces import Backbone, PassRunner, ReaderHead, WrapperCache, append_state
 from wamkit.interfaces.types import KVCache, ModelInputs, ModelOutput, Text, TokenGroup
 
-from .adapters import Correction
+from .adapters import CorrectedBackbone
 
 if TYPE_CHECKING:
     from . import StateFusion
@@ -105,7 +105,7 @@ class StateFusionHead(ReaderHead):
             self.state_proj = nn.Linear(sizes.state, part)
         self.text_proj = nn.Linear(traits.text_width, part) if config.text == "pooled" else None
         count = len(self.layers) + sum(x is not None for x in (self.state_proj, self.text_proj))
-        self.correction = Correction()
+        self.corrected: WrapperCache[CorrectedBackbone] = WrapperCache()
         self.fused_norm = LayerNorm(count * part)
         self.fused_proj = nn.Linear(count * part, width)
         self.trunk = nn.ModuleList(perceptron(width, width, width) for _ in range(config.blocks))
@@ -126,9 +126,9 @@ class StateFusionHead(ReaderHead):
         cache: KVCache | None = None,
         keep: Collection[str] = (),
     ) -> ModelOutput:
-        adapters = {int(layer): adapter for layer, adapter in self.adapters.items()}
-        corrected = self.correction.of(backbone, adapters)
-        return super().join(runner, corrected, inputs, sees, cache, keep)
+        if adapters := {int(layer): adapter for layer, adapter in self.adapters.items()}:
+            backbone = self.corrected.get_or_wrap(CorrectedBackbone, backbone, adapters)
+        return super().join(runner, backbone, inputs, sees, cache, keep)
 
     def embed_text(self, text: Text) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The queries of each pooler, and the prompt as one vector if it is read."""
