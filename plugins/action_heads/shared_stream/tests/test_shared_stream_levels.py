@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from wamkit_shared_stream import SharedStream, embedders
+from wamkit_shared_stream import SharedStream
 from wamkit_shared_stream.head import SharedStreamHead
 
 from wamkit import check
 from wamkit.checkpoints.safetensors import cast
 from wamkit.config.parts import BackboneConfig
 from wamkit.config.spec import PolicySpec, parse_part
+from wamkit.config.visibility import Visibility
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces import Backbone
 from wamkit.interfaces.types import ModelInputs
@@ -26,7 +27,7 @@ from wamkit.testing.parity import other_values, same_values
 
 OWN = {"embedder": "linear", "levels": "own", "way_out": "final_norm"}
 ROLES = ("context", "target", "state", "action")
-SEES = {"text": {"text"}} | {role: {"text", *ROLES} for role in ROLES}
+SEES: dict[str, set[str]] = {"text": {"text"}} | {role: {"text", *ROLES} for role in ROLES}
 
 
 def parts(**options: Any) -> tuple[PolicySpec, Any, SharedStreamHead]:
@@ -41,13 +42,18 @@ def parse_backbone() -> BackboneConfig:
     return parse_part("backbone", {"name": "wan", "variant": "tiny"})  # type: ignore[return-value]
 
 
-def velocity(
-    spec: PolicySpec, backbone: Any, head: SharedStreamHead, inputs: ModelInputs
-) -> Tensor:
+def velocity(backbone: Any, head: SharedStreamHead, inputs: ModelInputs) -> Tensor:
+    return velocities(backbone, head, inputs)[1]
+
+
+def velocities(
+    backbone: Any, head: SharedStreamHead, inputs: ModelInputs, sees: Visibility = SEES
+) -> tuple[Tensor, Tensor]:
+    """Of frames, and of actions."""
     with torch.no_grad():
-        out = head.join(PassRunner(), backbone, inputs, SEES)
-    assert out.action is not None
-    return out.action
+        out = head.join(PassRunner(), backbone, inputs, sees)
+    assert out.video is not None and out.action is not None
+    return out.video, out.action
 
 
 def test_levels_of_its_own_begin_as_those_of_the_backbone() -> None:
@@ -63,11 +69,14 @@ def test_levels_of_its_own_condition_actions_and_not_frames() -> None:
     spec, backbone, head = parts()
     head.initialize_from(backbone)
     inputs = full_inputs(spec).without("next_state", "value")
-    before = velocity(spec, backbone, head, inputs)
+    alone = SEES | {"context": {"text", "context"}}  # frames see no token of the head
+    frames, actions = velocities(backbone, head, inputs, alone)
     with torch.no_grad():
         for weight in head.level_embedder.parameters():  # type: ignore[union-attr]
             weight.add_(0.1)
-    other_values(velocity(spec, backbone, head, inputs), before)
+    found = velocities(backbone, head, inputs, alone)
+    same_values(found[0], frames)
+    other_values(found[1], actions)
 
 
 @pytest.mark.parametrize("copied", [deepcopy, lambda head: pickle.loads(pickle.dumps(head))])
@@ -76,16 +85,16 @@ def test_a_copy_of_a_head_holds_no_backbone(
 ) -> None:
     spec, backbone, head = parts()
     inputs = full_inputs(spec).without("next_state", "value")
-    before = velocity(spec, backbone, head, inputs)
+    before = velocity(backbone, head, inputs)
     other = copied(head)
     assert not any(isinstance(x, Backbone) for x in held_by(other))
     assert any(x is backbone for x in held_by(head))
-    same_values(velocity(spec, backbone, other, inputs), before)
+    same_values(velocity(backbone, other, inputs), before)
     with torch.no_grad():
         for weight in other.level_embedder.parameters():  # type: ignore[union-attr]
             weight.add_(0.1)
-    other_values(velocity(spec, backbone, other, inputs), before)
-    same_values(velocity(spec, backbone, head, inputs), before)
+    other_values(velocity(backbone, other, inputs), before)
+    same_values(velocity(backbone, head, inputs), before)
 
 
 def held_by(head: SharedStreamHead) -> list[Any]:
@@ -118,12 +127,12 @@ def test_channels_that_a_robot_does_not_use_do_not_matter() -> None:
     used = tuple(range(size, 0, -1))
     spec, backbone, head = parts(channels=size + 2, channel_map=used)
     inputs = full_inputs(spec).without("next_state", "value")
-    before = velocity(spec, backbone, head, inputs)
+    before = velocity(backbone, head, inputs)
     assert before.shape[-1] == size
     with torch.no_grad():
-        head.action_embedder.weight[..., [0, -1]] = 5.0  # type: ignore[index,operator]
+        head.action_embedder.weight[..., [0, -1]] = 5.0  # type: ignore[index,operator,union-attr]
         head.action_decoder.out.weight[:, [0, -1]] = 5.0  # type: ignore[index,operator,union-attr]
-    same_values(velocity(spec, backbone, head, inputs), before)
+    same_values(velocity(backbone, head, inputs), before)
 
 
 def test_a_value_has_the_weights_of_its_channel() -> None:
@@ -136,7 +145,7 @@ def test_a_value_has_the_weights_of_its_channel() -> None:
         known[name] = known[name][:, used] if "decoder" in name else known[name][..., used]
     plain.load_state_dict(known)
     inputs = full_inputs(spec).without("next_state", "value")
-    same_values(velocity(spec, backbone, head, inputs), velocity(spec, backbone, plain, inputs))
+    same_values(velocity(backbone, head, inputs), velocity(backbone, plain, inputs))
 
 
 def test_weights_of_channels_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +157,8 @@ def test_weights_of_channels_are_read_where_they_lie(monkeypatch: pytest.MonkeyP
         places.append(weight.data_ptr())
         return linear(x, weight, bias)
 
-    monkeypatch.setattr(embedders.F, "linear", record)
-    velocity(spec, backbone, head, full_inputs(spec).without("next_state", "value"))
+    monkeypatch.setattr(F, "linear", record)
+    velocity(backbone, head, full_inputs(spec).without("next_state", "value"))
     known = {p.data_ptr() for p in (*head.parameters(), *backbone.parameters())}
     assert places and known.issuperset(places)
 
