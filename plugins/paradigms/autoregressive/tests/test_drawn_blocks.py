@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from wamkit_autoregressive import Autoregressive
 from wamkit_autoregressive.drawn_blocks import in_blocks
 
 from wamkit import check
@@ -86,6 +87,26 @@ def test_a_batch_draws_its_blocks_and_all_are_drawn(policy: Policy) -> None:
         assert [int(role.partition(".")[2]) for role in actions[::4]] == blocks
         counts.add(blocks.count(0))
     assert counts == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_visibility_table_is_made_once(drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"training_frames": [2, 2], "training_window": [4, 4]}
+    policy = Policy.from_spec(parse(spec_with(**(sizes if drawn else dict.fromkeys(sizes)))))
+    inputs = training_inputs(policy, random_batch(policy.spec))
+    made, block = [], Autoregressive._block
+
+    def count(self: Autoregressive, k: int) -> dict[str, frozenset[str]]:
+        made.append(k)
+        return block(self, k)
+
+    def add_noise() -> None:
+        policy.paradigm.add_noise(inputs, policy.schedules, torch.Generator().manual_seed(0))
+
+    add_noise()
+    monkeypatch.setattr(Autoregressive, "_block", count)
+    add_noise()
+    assert not made
 
 
 def test_the_loss_knows_the_drawn_blocks(policy: Policy) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +16,9 @@ from wamkit.interfaces.paradigm import ScheduleMap
 from wamkit.interfaces.types import DenoisingTargets, ModelInputs, base
 
 from .paradigm import AutoregressiveParadigm
+
+if TYPE_CHECKING:
+    from . import Autoregressive
 
 
 class DrawnBlocks(AutoregressiveParadigm):
@@ -42,11 +47,17 @@ class DrawnBlocks(AutoregressiveParadigm):
 
     def visibility(self, blocks: int, window: int | None) -> Visibility:
         """The table of so many blocks, each of which sees so far."""
-        return self.config.model_copy(update={"chunks": blocks, "window": window}).sees
+        return _visibility(self.config, blocks, window)
 
     def _copies(self, role: str) -> int:
         """All: which blocks are the last of a sample is not known yet."""
         return self.config.chunks
+
+
+@lru_cache(maxsize=64)  # a table of a long sample has megabytes
+def _visibility(config: Autoregressive, blocks: int, window: int | None) -> Visibility:
+    """The table of `DrawnBlocks.visibility`, made once."""
+    return config.model_copy(update={"chunks": blocks, "window": window}).sees
 
 
 def in_blocks(roles: Sequence[str], size: int) -> tuple[str, ...]:

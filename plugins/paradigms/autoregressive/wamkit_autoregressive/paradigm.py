@@ -45,7 +45,7 @@ class AutoregressiveParadigm(Paradigm):
 
     def __init__(self, config: Autoregressive) -> None:
         self.config = config
-        self.sees = config.sees
+        self.sees = self._table = config.sees
         self.names = Names(config.chunks - 1, config.reach, config.reach_of_actions)
 
     def act(
@@ -199,9 +199,7 @@ class AutoregressiveParadigm(Paradigm):
 
     def _copies(self, role: str) -> int:
         """How many blocks have a clean copy that somebody else sees in a sample."""
-        noisy = [
-            seen for row, seen in self.config.sees.items() if row.startswith(("target", "action"))
-        ]
+        noisy = [seen for row, seen in self._table.items() if row.startswith(("target", "action"))]
         return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
 
     def _recall_memory(self, model: Model, inputs: ModelInputs) -> Memory:
