@@ -18,15 +18,15 @@ WAMKIT_API = 1
 
 OBSERVED = frozenset({"text", "context"})
 FIRST = "target.first"
-"""The first frames of a sample where they are denoised (`denoise_first`)."""
+"""Role of the noisy copy of a sample's first frames (`denoise_first`)."""
 
 
 class Autoregressive(ParadigmConfig):
     """An episode goes block by block; a block is the frames of one chunk and its actions.
 
     A block is denoised against the clean blocks before it: in training the true ones, in one pass
-    with all blocks of a sample, each at a noise level of its own (teacher forcing, diffusion
-    forcing); in use a memory of keys. LingBot-VA (arXiv 2601.21998) and DreamZero (arXiv
+    with all blocks of a sample, each block or frame at a noise level of its own (teacher forcing,
+    diffusion forcing); in use their KV cache. LingBot-VA (arXiv 2601.21998) and DreamZero (arXiv
     2602.15922) are two settings of it.
     """
 
@@ -34,7 +34,8 @@ class Autoregressive(ParadigmConfig):
 
     name: Literal["autoregressive"] = "autoregressive"
     chunks: int = Field(4, ge=2)
-    """Blocks in a training sample; in use, the most that a visibility table tells apart."""
+    """Blocks in a training sample, whose frames `training_frames` may divide into others; in use,
+    the blocks that the visibility table tells apart."""
     action: Literal["inverse_dynamics", "mutual"] = "inverse_dynamics"
     """Frames of its own block that an action sees: a clean copy, so that the frames are
     denoised first (LingBot-VA: inverse dynamics), or the noisy frames, which see it too
@@ -44,8 +45,8 @@ class Autoregressive(ParadigmConfig):
     nobody (DreamZero). Left open, as published with `action`; nobody where the action head has no
     tokens that could be seen."""
     window: int | None = Field(None, gt=0)
-    """How far a block sees: at most chunks - 1 past blocks, which it is if left open. Frames that
-    are `apart` are always visible."""
+    """How far a block sees, in `window_unit`: at most chunks - 1 past blocks, or 2 chunks - 3 half
+    blocks. Left open, chunks - 1 past blocks. First frames that are `apart` are always visible."""
     window_unit: Literal["blocks", "half_blocks"] = "blocks"
     """What `window` counts: blocks, or the frames and the actions of a block apart, so that frames
     may see actions of a block whose frames they do not see (`half_blocks`: LingBot-VA). A server
@@ -53,22 +54,23 @@ class Autoregressive(ParadigmConfig):
     on_full_memory: Literal["slide", "restart"] = "restart"
     """Behavior when an episode has as many blocks as a training sample: the network begins
     anew at the newest frames and with the newest state (`restart`: DreamZero), or the oldest block
-    leaves the memory, and the first frames and the first state stay (`slide`: LingBot-VA), which
-    asks for distances in time and states of an age that no sample of so few blocks has shown."""
+    leaves the memory (`slide`: LingBot-VA). First frames that are `apart` and the state of an
+    episode stay, at distances in time and of an age that no sample of so few blocks has."""
     first_frames: Literal["apart", "in_block"] = "apart"
-    """The observed frames of an episode: a context that every block sees, itself without noise in
-    training (`apart`); or frames of the first block as all others, which are learned too and leave
-    the memory with it, so that a first chunk has as many fewer new frames and actions, and actions
-    of zero stand before these (`in_block`: LingBot-VA)."""
+    """The observed frames of an episode: a context that every block sees, without noise in training
+    too (`apart`); or frames of the first block like its others (`in_block`: LingBot-VA). These are
+    learned too, and leave the memory with the first block; a first chunk has as many fewer new
+    frames, and fewer actions, before which actions of zero stand."""
     levels_per: Literal["block", "frame"] = "block"
-    """What has a noise level of its own in training: a block, or every frame, and the actions that
-    lead to it (LingBot-VA)."""
+    """What has a noise level of its own in training: every block, or every frame with the actions
+    that lead to it (`frame`: LingBot-VA)."""
     training_frames: tuple[int, int] | None = None
     """Latent frames of a block in training: drawn for each batch, at least and at most so many.
     Left open, as many as in use. Asks for frames `in_block` with levels of their own (LingBot-VA: 1
     to 4)."""
     training_window: tuple[int, int] | None = None
-    """The same of `window`, in its unit, with `training_frames` (LingBot-VA: 4 to 64)."""
+    """The window in training: drawn for each batch, in `window_unit`, at least and at most so far.
+    Left open, `window`. Asks for `training_frames` (LingBot-VA: 4 to 64)."""
     context_noise_prob: float = Field(0.5, ge=0, le=1)
     """Share of training samples in which the clean copies of frames are noised, each block or frame
     at a level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero:
@@ -81,14 +83,14 @@ class Autoregressive(ParadigmConfig):
     """What the state of a block attends to: itself, or what its actions attend to; or itself in
     training and the latter in use (DreamZero, whose use has no mask)."""
     state_level: Literal["clean", "action"] = "clean"
-    """Noise level that the state of a block is announced at: 0, or that of its actions (DreamZero);
-    it has no noise either way."""
+    """Noise level that the blocks are modulated by at the state of a block, which has no noise: 0,
+    or that of its actions (DreamZero)."""
     guides: Literal["block", "sample"] = "block"
     """For backbones that want conditioning latents with every frame: those of a clip of one block,
     the same for all, or those of a whole training sample (`sample`: DreamZero)."""
     denoise_first: bool = False
-    """Whether the first frames of a sample are denoised as well, seen by nobody, so that their loss
-    counts (DreamZero)."""
+    """Whether a sample has a noisy copy of its first frames too, which only itself sees, so that
+    their loss counts (DreamZero). Asks for first frames `apart`."""
 
     @model_validator(mode="after")
     def _check_drawn(self) -> Autoregressive:
@@ -157,14 +159,17 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def reach(self) -> int:
-        """Blocks whose frames are visible: how many past ones."""
+        """The number of past blocks whose frames are visible to frames."""
         if self.window is not None and self.window_unit == "half_blocks":
             return self.window // 2
         return self.window or self.chunks - 1
 
     @property
     def reach_of_actions(self) -> int:
-        """The same of actions, which frames see farther back where half blocks are counted."""
+        """The number of past blocks whose actions are visible to frames.
+
+        With a window of an odd number of half blocks it is one more than `reach`.
+        """
         return self.reach + (self.counts_halves and self.window % 2)  # type: ignore[operator]
 
     @property
@@ -174,7 +179,7 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def remembers_actions(self) -> bool:
-        """Whether anybody sees the actions of past blocks."""
+        """Whether any token sees the actions of past blocks."""
         return self._past_actions != "none"
 
     @property
@@ -184,10 +189,11 @@ class Autoregressive(ParadigmConfig):
 
     @property
     def sees(self) -> Visibility:
-        """The visibility table of every block.
+        """The visibility table of all blocks.
 
-        Rows `target.k` and `action.k` are noisy in block k, `seen.k` and `did.k` for
-        clean parts. Those without a number are the first block, its clean frames `target'`.
+        In block k, `target.k` and `action.k` are noisy frames and actions, `seen.k` and `did.k`
+        clean ones. Rows without a number repeat those of the first block for a policy that makes
+        one block: `target`, `action`, `state`, and `target'` for its clean frames.
         """
         table: dict[str, frozenset[str]] = dict.fromkeys(("text", "context"), OBSERVED)
         if self.observed_in_block:

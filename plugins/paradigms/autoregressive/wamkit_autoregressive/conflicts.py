@@ -1,4 +1,4 @@
-"""Where a spec is not one that blocks of an episode can be denoised in."""
+"""Conflicts of the autoregressive paradigm with the other parts of a spec."""
 
 from __future__ import annotations
 

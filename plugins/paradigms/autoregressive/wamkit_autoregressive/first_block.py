@@ -28,9 +28,9 @@ from wamkit.interfaces.types import (
 
 
 def in_one(inputs: ModelInputs) -> ModelInputs:
-    """A training sample whose observed frames are to be learned as all others.
+    """A training sample whose observed frames are targets, as all others.
 
-    Its actions begin with those of zero.
+    Its actions begin with those of zero, which lead to the observed frames at negative times.
     """
     clip, action = inputs.clip, inputs.noisy("action")
     assert clip is not None
@@ -48,7 +48,9 @@ def lead_steps(inputs: ModelInputs) -> int:
 
 
 def place(block_inputs: ModelInputs, observed: Frames, block: int) -> ModelInputs:
-    """The inputs of a block as the observed frames leave it.
+    """Move a block to where it begins if block 0 has the observed frames among its own.
+
+    Block 0 keeps as many frames and actions as are left; it begins with the observed frames.
 
     Args:
         block_inputs: Frames and actions of the block behind the observed ones.
@@ -77,7 +79,7 @@ def with_lead(model: Model, begin: ModelInputs) -> Model:
 
     Args:
         model: Of a pass.
-        begin: The inputs at the beginning of the episode.
+        begin: Inputs of the paradigm, with the observed frames and the actions of a whole block.
     """
     steps = lead_steps(begin)
 

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 class AutoregressiveParadigm(Paradigm):
     """LingBot-VA and DreamZero over any backbone that imagines, and any head.
 
-    In both, the true past of a block is all that its frames and actions learn to see. LingBot-VA's
-    released loop lets a block see every slot of its memory instead, and holds the action of the
-    first frame at zero in normalized units, where training pads physical ones (its pull request
-    108). Here the memory is seen through the table of training, and the first frame has no action.
+    In both, frames and actions learn to see the true past of their block. LingBot-VA's released
+    loop lets a block see every slot of its memory; here the table of training says in use too what
+    is seen. Where observed frames are frames of the first block, the actions before the first are
+    zero in normalized units in use and in physical units in training, as published (LingBot-VA's
+    pull request 108).
     """
 
     stateful = True
@@ -56,9 +57,9 @@ class AutoregressiveParadigm(Paradigm):
         rng: torch.Generator,
         **act_options: Any,
     ) -> ParadigmOutput:
-        """The next block of an episode, which begins with `inputs`.
+        """The next block of the episode whose first frames and history are in `inputs`.
 
-        The action's noise is drawn first.
+        The noise of the action is drawn first.
         """
         if self.config.observed_in_block:
             model = first_block.with_lead(model, inputs)
@@ -101,9 +102,10 @@ class AutoregressiveParadigm(Paradigm):
     def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
     ) -> tuple[ModelInputs, DenoisingTargets]:
-        """All blocks of a sample, noisy, and behind them those clean copies that anybody sees.
+        """All blocks of a sample, noisy, and behind them those clean copies that other blocks see.
 
-        Every block has a level of its own; a tied action has that of the frames of its block.
+        Every block, or every frame with its actions, has a level of its own; with `shared_sigma`
+        actions have the level of their frames.
         """
         if self.config.observed_in_block:
             inputs = first_block.in_one(inputs)
@@ -152,7 +154,7 @@ class AutoregressiveParadigm(Paradigm):
     ) -> list[Frames]:
         """The frames of all blocks, noisy, and the clean copies.
 
-        Guides of one block are those of the first: imagined frames have none.
+        With conditioning latents of one block, every block has those of the first.
         """
         count = self.config.chunks
         size = len(frames.roles) // count
@@ -198,15 +200,16 @@ class AutoregressiveParadigm(Paradigm):
         )
 
     def _copies(self, role: str) -> int:
-        """How many blocks have a clean copy that somebody else sees in a sample."""
+        """How many blocks have a clean copy that noisy tokens of a sample see."""
         noisy = [seen for row, seen in self._table.items() if row.startswith(("target", "action"))]
         return sum(any(f"{role}.{k}" in seen for seen in noisy) for k in range(self.config.chunks))
 
     def _recall_memory(self, model: Model, inputs: ModelInputs) -> Memory:
         """The memory at the beginning of a chunk.
 
-        Observations replace all predictions. Without an observation, the chunk that was
-        predicted for the last block is written next to what is known, as predicted.
+        A first chunk has the observed frames in memory, or nothing if they are frames of its block.
+        Later, an observation replaces all predictions; without one, the prediction of the last
+        block is added to those before.
         """
         if inputs.past is None and self.config.observed_in_block:
             return Memory(None, 0, None, 0)
@@ -222,7 +225,7 @@ class AutoregressiveParadigm(Paradigm):
     def _update_observed(
         self, model: Model, inputs: ModelInputs, past: EpisodeHistory, memory: Memory
     ) -> Memory:
-        """Every prediction dropped, and what happened instead written at level 0."""
+        """Drop every prediction, and encode what happened instead at level 0."""
         assert past.video is not None and past.action is not None
         assert inputs.clip is not None and inputs.action is not None
         cache, now = memory.observed, memory.happened
@@ -239,7 +242,7 @@ class AutoregressiveParadigm(Paradigm):
         return Memory(cache, now, None, now)
 
     def _rollout_prediction(self, model: Model, memory: Memory) -> Memory:
-        """Prediction of the last block, in place of an observation."""
+        """Add the prediction of the last block to the memory, in place of an observation."""
         before = replace(memory, begun=memory.begun - 1)
         predicted = memory.predicted
         if memory.unwritten is not None and _clean_roles(memory.unwritten):
@@ -258,7 +261,7 @@ class AutoregressiveParadigm(Paradigm):
         return kept
 
     def _blank(self, inputs: ModelInputs, block: int) -> ModelInputs:
-        """Inputs to denoise in a block: its frames and actions, at level 1."""
+        """The inputs of a block before it is denoised: its frames and actions at level 1."""
         clip, action = inputs.clip, inputs.noisy("action")
         assert clip is not None
         frames = clip.only("target")
@@ -283,7 +286,7 @@ class AutoregressiveParadigm(Paradigm):
         return first_block.place(made, clip.only("context"), block)
 
     def _guide(self, clip: Frames, block: int, size: int) -> Tensor | None:
-        """Conditioning latents of the frames of a block; behind the last guide, the last ones."""
+        """Conditioning latents of the frames of a block; behind the last, those once more."""
         guide, first = clip.cond_latents, clip.where("target")[0]
         if guide is None or self.config.guides == "block":
             return clip.only("target").cond_latents
@@ -293,9 +296,10 @@ class AutoregressiveParadigm(Paradigm):
     def _clean(
         self, inputs: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
     ) -> ModelInputs:
-        """Frames and actions of a block at level 0, as the memory wants them.
+        """Frames and actions of a block at level 0, as the memory holds them.
 
-        Actions that no token will see are left out.
+        Observed frames that are frames of the block come before `z`. Actions that no token will see
+        are left out.
         """
         blank, name = self._without_state(self._blank(inputs, block)), self.names.of(block)
         assert blank.clip is not None and blank.action is not None
@@ -340,7 +344,7 @@ class AutoregressiveParadigm(Paradigm):
         )
 
     def _without_state(self, inputs: ModelInputs) -> ModelInputs:
-        """The inputs without the state of a block, which no memory holds."""
+        """The inputs without the state of a block, which the memory does not hold."""
         if self.config.state == "episode":
             return inputs
         return inputs.with_(state=None, states=None)
@@ -376,7 +380,7 @@ def _first_frames(
 
 
 def _joined_targets(target: DenoisingTarget, first: DenoisingTarget, start: int) -> DenoisingTarget:
-    """Targets of the frames of blocks, then those of the first frames, which `start` there."""
+    """Targets of the frames of blocks, then of the first frames, which begin at place `start`."""
     return DenoisingTarget(
         torch.cat([target.velocity, first.velocity], 2),
         torch.cat([target.weight, first.weight], 1),
@@ -386,7 +390,7 @@ def _joined_targets(target: DenoisingTarget, first: DenoisingTarget, start: int)
 
 
 def _with_clip(inputs: ModelInputs, clip: Frames | None) -> ModelInputs:
-    """The inputs with these frames alone, and without what happened before."""
+    """The inputs with these frames alone, and without the history."""
     if inputs.future is None:
         return inputs.with_(video=clip, past=None)
     return inputs.with_(video=None, future=clip, past=None)
