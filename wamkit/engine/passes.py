@@ -141,6 +141,7 @@ class PassRunner:
         levels: LevelTable,
         pooled: Tensor | None = None,
         text: Text | None = None,
+        embed_sigmas: Callable[[], Any] | None = None,
     ) -> tuple[ModulationTable | LiveModulation, Tensor]:
         """The modulation of layers at noise levels, and the index of each group of tokens.
 
@@ -151,6 +152,8 @@ class PassRunner:
             levels: Of the tokens.
             pooled: The prompt's vector [B, width], where the stack reads it.
             text: The prompt it belongs to.
+            embed_sigmas: Returns `stack.embed_sigma` of the levels alone, where others read it too;
+                not used with a pooled vector or views.
         """
         sigmas, index, key, view = levels
         if pooled is not None and len(pooled) > 1:
@@ -164,6 +167,8 @@ class PassRunner:
                 index = index * batch + rows
 
         def embed() -> Any:
+            if embed_sigmas is not None and pooled is None and view is None:
+                return embed_sigmas()
             given = () if pooled is None else (pooled,)
             return stack.embed_sigma(sigmas, *given, **({} if view is None else {"view": view}))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache as compute_once
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -61,8 +62,13 @@ class ExpertHead(ActionHead):
         """Embed noise levels [R] for the head's encoders and decoders: [R, ...], or None."""
         return None
 
-    def final_levels(self, stack: Stack, sigmas: Tensor) -> Tensor | None:
-        """As `embed_levels`, for heads whose encoders and decoders read what their stack makes."""
+    def final_levels(
+        self, stack: Stack, sigmas: Tensor, embed_sigmas: Callable[[], Any]
+    ) -> Tensor | None:
+        """As `embed_levels`, for heads whose encoders and decoders read what their stack makes.
+
+        `embed_sigmas` returns `stack.embed_sigma(sigmas)`, computed once for the blocks too.
+        """
         return self.embed_levels(sigmas)
 
     def final_norm(self, backbone: Backbone, x: Tensor, level: Any) -> Tensor:
@@ -111,7 +117,8 @@ class ExpertHead(ActionHead):
         batch = inputs.text.tokens.shape[0]
         parts = [(group.level, len(group.roles)) for group in groups]
         levels = LevelTable.of(parts, batch, device)
-        rows = runner.level_rows(self, lambda sigmas: self.final_levels(stack, sigmas), levels)
+        embed = compute_once(lambda: stack.embed_sigma(levels.sigmas))
+        rows = runner.level_rows(self, lambda x: self.final_levels(stack, x, embed), levels)
         lengths = [len(group.roles) for group in groups]
         each = [None] * len(groups) if rows is None else _split(rows, lengths)
         found = [
@@ -131,7 +138,7 @@ class ExpertHead(ActionHead):
         pooled = (
             text.cond_embeds[:, 0] if stack.reads_pooled and text.cond_embeds is not None else None
         )
-        modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text)
+        modulation, index = runner.modulation(stack, blocks, "blocks", levels, pooled, text, embed)
         cond, text_kv = None, None
         if not (isinstance(stack, Backbone) and stack.traits.text == "stream"):
             cond, text_kv = runner.text(stack.text_stack, blocks, text)

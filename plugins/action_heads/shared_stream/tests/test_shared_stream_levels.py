@@ -79,6 +79,25 @@ def test_levels_of_its_own_condition_actions_and_not_frames() -> None:
     other_values(found[1], actions)
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_pass_embeds_the_levels_of_actions_once(
+    trains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, backbone, head = parts()
+    embedder: Any = head.level_embedder
+    made, embed = [], embedder.embed_sigma
+
+    def count(sigmas: Tensor, *given: Any, **view: Any) -> Any:
+        made.append(sigmas)
+        return embed(sigmas, *given, **view)
+
+    monkeypatch.setattr(embedder, "embed_sigma", count)
+    inputs = full_inputs(spec).without("next_state", "value")
+    with torch.set_grad_enabled(trains):
+        head.join(PassRunner(), backbone, inputs, SEES)
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("copied", [deepcopy, lambda head: pickle.loads(pickle.dumps(head))])
 def test_a_copy_of_a_head_holds_no_backbone(
     copied: Callable[[SharedStreamHead], SharedStreamHead],

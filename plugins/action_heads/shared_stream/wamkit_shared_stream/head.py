@@ -9,7 +9,7 @@ Source: LingBot-VA (`wan_va/modules/model.py` in github.com/robbyant/lingbot-va)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,11 +152,13 @@ class SharedStreamHead(ExpertHead):
         waves = sinusoid(1000 * sigmas, self.sizes.traits.width)
         return torch.cat(waves.chunk(2, -1)[::-1], -1) if self.config.sine_first else waves
 
-    def final_levels(self, stack: Stack, sigmas: Tensor) -> Tensor | None:
+    def final_levels(
+        self, stack: Stack, sigmas: Tensor, embed_sigmas: Callable[[], Any]
+    ) -> Tensor | None:
         if self.config.way_out != "final_norm":
             return self.embed_levels(sigmas)
         assert isinstance(stack, Backbone)
-        return stack.final_modulation(stack.embed_sigma(sigmas))
+        return stack.final_modulation(embed_sigmas())
 
     def final_norm(self, backbone: Backbone, x: Tensor, level: Any) -> Tensor:
         return x if self.config.way_out != "final_norm" else backbone.final_norm(x, level)
