@@ -136,13 +136,7 @@ class WanVAE(SingleFrameVAE):
         pixels [B, 3, T, H, W] in [-1, 1] -> z [B, C, t, h, w]. T is 1 + 4k; H and W are multiples
         of the stride. Raises ValueError for any other shape.
         """
-        self._check_pixels(pixels)
-        self.fold_kernels()
-        x = patchify(pixels, self.config.patch)  # [B, 3*p*p, T, H/p, W/p]
-        chunks = [x[:, :, :1]]
-        if x.shape[2] > 1:
-            chunks += x[:, :, 1:].split(self.stride[0], dim=2)
-        return self._normalized(by_chunks(self.encoder, chunks))
+        return self._encode(pixels, None, ends=True)[0]
 
     def encode_next(
         self, pixels: Tensor, past: Mapping[nn.Module, Tensor] | None = None
@@ -151,23 +145,28 @@ class WanVAE(SingleFrameVAE):
 
         `past` holds the last input frames of each causal layer. Raises ValueError as `encode`.
         """
+        return self._encode(pixels, past, ends=False)
+
+    def _encode(
+        self, pixels: Tensor, past: Mapping[nn.Module, Tensor] | None, *, ends: bool
+    ) -> tuple[Tensor, Mapping[nn.Module, Tensor]]:
+        """The latents of a clip or of its next piece, and what the next one needs of it.
+
+        Args:
+            pixels: [B, 3, T, H, W].
+            past: What was returned for the piece before; None at the beginning of a clip.
+            ends: Whether no other piece follows, so that nothing need be kept.
+        """
         self._check_pixels(pixels, first=past is None)
         self.fold_kernels()
-        x = patchify(pixels, self.config.patch)
+        x = patchify(pixels, self.config.patch)  # [B, 3*p*p, T, H/p, W/p]
         chunks = [x[:, :, :1]] if past is None else []
         rest = x[:, :, len(chunks) :]
         chunks += rest.split(self.stride[0], dim=2) if rest.shape[2] else ()
-        known = dict(past or {})
-        parts = [
-            self.encoder(piece, Chunk(first=past is None and i == 0, last=False, past=known))
-            for i, piece in enumerate(chunks)
-        ]
-        return self._normalized(torch.cat(parts, 2)), known
-
-    def _normalized(self, features: Tensor) -> Tensor:
+        features, known = by_chunks(self.encoder, chunks, past, ends=ends)
         moments = self.quant_conv(features)  # [B, 2C, t, h, w]
         mean, std = self._latent_constants(moments)
-        return (moments[:, : self.channels] - mean) / std
+        return (moments[:, : self.channels] - mean) / std, known
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode a normalized latent to a clip.
@@ -182,7 +181,7 @@ class WanVAE(SingleFrameVAE):
             )
         mean, std = self._latent_constants(z)
         x = self.post_quant_conv(z * std + mean)
-        y = by_chunks(self.decoder, x.split(1, dim=2))  # [B, 3*p*p, T, H/p, W/p]
+        y, _ = by_chunks(self.decoder, x.split(1, dim=2))  # [B, 3*p*p, T, H/p, W/p]
         return unpatchify(y, self.config.patch).clamp(-1, 1)
 
     def _check_pixels(self, pixels: Tensor, *, first: bool = True) -> None:
@@ -204,14 +203,30 @@ class WanVAE(SingleFrameVAE):
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
 
-def by_chunks(network: nn.Module, chunks: Sequence[Tensor]) -> Tensor:
-    """Run the chunks of one clip, each [B, C, T, H, W], in order; join the results in time."""
-    past: dict[nn.Module, Tensor] = {}
-    last = len(chunks) - 1
+def by_chunks(
+    network: nn.Module,
+    chunks: Sequence[Tensor],
+    past: Mapping[nn.Module, Tensor] | None = None,
+    *,
+    ends: bool = True,
+) -> tuple[Tensor, Mapping[nn.Module, Tensor]]:
+    """Run the chunks of one clip in order, and join the results in time.
+
+    Args:
+        network: Called with each chunk and its `Chunk`.
+        chunks: Each [B, C, T, H, W].
+        past: The last input frames of each causal layer; None at the beginning of the clip.
+        ends: Whether the last chunk is the clip's last, behind which nothing is kept.
+
+    Returns:
+        The results [B, C', T', H', W'], and the past of the chunk that follows.
+    """
+    known, last = dict(past or {}), len(chunks) - 1
     outputs = [
-        network(x, Chunk(first=i == 0, last=i == last, past=past)) for i, x in enumerate(chunks)
+        network(x, Chunk(first=past is None and i == 0, last=ends and i == last, past=known))
+        for i, x in enumerate(chunks)
     ]
-    return torch.cat(outputs, dim=2)
+    return torch.cat(outputs, dim=2), known
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
