@@ -17,7 +17,7 @@ from wamkit.cli import main
 from wamkit.config.spec import override, parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
-from wamkit.policy.precomputed_text import StoredEncoder, precompute
+from wamkit.policy.precomputed_text import StoredEncoder, precompute, store
 from wamkit.testing.fixtures import observation
 
 TOY = Path(__file__).parent.parent / "examples" / "toy.toml"
@@ -216,3 +216,12 @@ def test_pickled_embeddings_are_stored_and_used(
     assert run() != 0
     assert f"expected [1, tokens, {config.width}]" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_pickled_embeddings_are_stored_under_the_prompt_in_lower_case(tmp_path: Path) -> None:
+    config = parse(read(TOY)).text_encoder
+    config = config.model_copy(update={"prompt_template": "a robot: {lower_instruction}"})
+    tokens = torch.randn(1, 5, config.width)
+    store(config, {"Lift": tokens}, tmp_path / "text.safetensors")
+    encoder = StoredEncoder(tmp_path / "text.safetensors", config)
+    assert torch.equal(encoder.encode(["a robot: lift"]).tokens, tokens)

@@ -209,7 +209,7 @@ def store(config: TextEncoderConfig, found: Mapping[str, Tensor], file: Path) ->
                 f"width {config.width}",
                 "name the embeddings of the encoder in the spec",
             )
-        texts[config.prompt_template.replace("{instruction}", prompt)] = Text(tokens)
+        texts[fill_template(config.prompt_template, prompt)] = Text(tokens)
     mark = hashlib.sha256(
         b"".join(k.encode() + t.tokens.float().numpy().tobytes() for k, t in texts.items())
     ).hexdigest()
