@@ -112,6 +112,18 @@ def test_a_tensor_that_no_part_knows_is_named(checkpoint: Path, tmp_path: Path) 
         plan_import(tmp_path / "libero_uncond_2cam224.pt", None, released.SIZES)
 
 
+def test_two_tensors_that_are_renamed_to_one_are_both_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    name = "mixtures.video.blocks.1.norm3.weight"
+    payload = torch.load(checkpoint, weights_only=True)
+    payload[name] = payload["mot"][name] + 1
+    torch.save(payload, copied(checkpoint, tmp_path))
+    with pytest.raises(WamkitError, match=rf"gives two tensors the name .* {name} of") as found:
+        plan_import(tmp_path / "libero_uncond_2cam224.pt", None, released.SIZES)
+    assert f"mot.{name} of" in found.value.what
+
+
 def test_missing_tensors_of_all_parts_are_named_at_once(checkpoint: Path, tmp_path: Path) -> None:
     payload = torch.load(checkpoint, weights_only=True)
     del payload["mot"]["mixtures.video.blocks.1.norm3.weight"]

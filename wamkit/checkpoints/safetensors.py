@@ -34,6 +34,7 @@ from .lora import (
     resolve_lora_scales,
 )
 from .prefixes import Entries, Fit, select_prefix, strip_prefix, strip_wrappers
+from .renaming import rename
 
 MOST_OTHERS = 20_000
 """Tensors that files may hold besides a model's own: averages, an optimizer, other models."""
@@ -70,8 +71,7 @@ class CheckpointLayout:
         """Our names for a tensor of this layout: none if it is dropped, several if it is split."""
         if any(re.search(pattern, name) for pattern in self.drop):
             return ()
-        for pattern, replacement in self.rules:
-            name = re.sub(pattern, replacement, name)
+        name = rename(name, self.rules)
         for pattern, replacements in self.splits:
             if re.search(pattern, name):
                 return tuple(re.sub(pattern, replacement, name) for replacement in replacements)

@@ -6,7 +6,6 @@ pass through memory one at a time, and no part is built.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -17,6 +16,7 @@ import torch
 
 from ..checkpoints.files import Entry, headers
 from ..checkpoints.lazy import LazyTensors
+from ..checkpoints.renaming import add_renamed
 from ..checkpoints.safetensors import write
 from ..config.importing import Exported, ImporterConfig, Normalized
 from ..config.parts import KINDS
@@ -112,10 +112,7 @@ def plan_export(format: str, path: str | Path, overrides: Iterable[str] = ()) ->
     weights: dict[str, Entry] = {}
     for kind, rules in exported.rules.items():
         for name, entry in headers([held[kind]]).items():
-            new = name
-            for pattern, replacement in rules:
-                new = re.sub(pattern, replacement, new)
-            weights[new] = entry
+            add_renamed(weights, name, entry, rules, exporter.name)
     left_out = {kind: why for kind, why in exported.left_out.items() if kind in held}
     have = tuple(sorted(statistics))
     return ExportPlan(home, format, exporter, exported, weights, have, left_out)

@@ -21,6 +21,7 @@ from ..checkpoints.formats import few
 from ..checkpoints.lazy import LazyTensors
 from ..checkpoints.lora import LoraSource
 from ..checkpoints.random_weights import build_seeded
+from ..checkpoints.renaming import add_renamed
 from ..checkpoints.safetensors import entries_of
 from ..checkpoints.source import Source
 from ..config.check import check
@@ -131,7 +132,7 @@ def plan_import(
     if conflicts := [found for found in check(raw) if not found.missing]:
         raise SpecError(conflicts, f"what {importer.name} reads in {path}")
     spec = parse(raw, str(path))
-    weights, used = _assign_tensors(source, imported, spec)
+    weights, used = _assign_tensors(source, imported, spec, importer.name)
     dropped = _account_for_rest(source, imported, used)
     statistics = {
         name: Statistics.parse(table, f"{path}: {name}")
@@ -250,11 +251,12 @@ class UnreadEncoder(TextEncoderConfig):
 
 
 def _assign_tensors(
-    source: Source, imported: Imported, spec: PolicySpec
+    source: Source, imported: Imported, spec: PolicySpec, importer: str
 ) -> tuple[dict[str, dict[str, Entry]], set[tuple[str, str]]]:
     """Kind -> its tensors by our names, and the (folder, name) of every tensor that is used.
 
-    Raises WamkitError with the faults of all parts at once.
+    Raises WamkitError with the faults of all parts at once, or if `importer` renames two tensors
+    to one.
     """
     shape = shape_of(spec)
     found: dict[str, dict[str, Entry]] = {}
@@ -274,10 +276,7 @@ def _assign_tensors(
                 continue
             if any(re.search(pattern, name) for pattern in imported.dropped):
                 continue
-            new = name
-            for pattern, replacement in selection.rules:
-                new = re.sub(pattern, replacement, new)
-            own[new] = entry
+            add_renamed(own, name, entry, selection.rules, importer)
             used.add((selection.folder, name))
         layouts = selection.layouts
         if layouts is None:
