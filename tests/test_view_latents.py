@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from wamkit import check
@@ -68,3 +69,19 @@ def test_a_resize_without_antialias_takes_the_nearest_pixels() -> None:
     near = fit_to_view(image, View(name="a", size=(2, 2), antialias=False))
     same_values(near, torch.zeros(1, 3, 2, 2))
     assert fit_to_view(image, View(name="a", size=(2, 2))).min() > 0
+
+
+def test_observed_images_are_no_latents_of_their_own_where_views_are_clips() -> None:
+    video = {"num_observed": 2, "num_frames": 7, "observed_latents": "images"}
+    found = check({**RAW, "video": video})
+    assert [conflict.between for conflict in found] == [
+        ("cameras.encode", "video.observed_latents")
+    ]
+
+
+def test_filled_areas_have_no_latents_where_only_views_are_encoded() -> None:
+    views = [{"name": "a", "size": [16, 48]}, {"name": "b", "size": [16, 32]}]
+    cameras = {"layout": "grid", "columns": 1, "fill": True, "views": views}
+    assert check({**RAW, "cameras": cameras}) == []
+    found = check({**RAW, "cameras": {**cameras, "encode": "views"}})
+    assert [conflict.between for conflict in found] == [("cameras.encode", "cameras.fill")]

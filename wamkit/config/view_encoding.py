@@ -25,6 +25,20 @@ def encoding_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
             hint='set cameras.encode = "canvas", which encodes them by themselves there',
         )
         return
+    if spec.video.observed_latents == "images":
+        yield Conflict(
+            between=("cameras.encode", "video.observed_latents"),
+            why="every view is encoded as one clip, and each observed image is to be a latent by "
+            "itself",
+            hint='set cameras.encode = "canvas", or video.observed_latents = "clip"',
+        )
+    if cameras.fill and len({sum(view.size[1] for view in row) for row in cameras.rows()}) > 1:
+        yield Conflict(
+            between=("cameras.encode", "cameras.fill"),
+            why="rows are filled with black pixels, and only views are encoded",
+            hint='set cameras.encode = "canvas", or give every row the same width: '
+            f"{resize_hint(cameras, (rows, columns))}",
+        )
     scale = spec.video.target_downscale
     for view in cameras.views:
         height, width = view.size
