@@ -120,6 +120,24 @@ def test_latents_of_something_else_are_refused(
         Samples(folder, policy.spec, latents=tmp_path)
 
 
+def test_latents_do_not_serve_where_smaller_images_are_learned_from(
+    policy: Policy, folder: Path, tmp_path: Path
+) -> None:
+    smaller = {**RAW["video"], "target_downscale": 2}
+    cameras = {"views": [{"name": n, "size": [32, 32]} for n in ("front", "wrist")]}
+    pooled = parse(RAW | {"cameras": cameras, "video": smaller | {"target_pooling": "latents"}})
+    store = tmp_path / "latents"
+    precompute(LeRobotFolder(folder), pooled, store, stride=6)
+    spec = parse(RAW | {"cameras": cameras, "video": smaller})
+    with pytest.raises(WamkitError, match="latents of two sizes are not stored"):
+        Samples(folder, spec, latents=store)
+    with pytest.raises(WamkitError, match="latents of two sizes are not stored"):
+        precompute(LeRobotFolder(folder), spec, tmp_path / "other")
+    stored = collate([Samples(folder, pooled, latents=store)[0]])
+    with pytest.raises(WamkitError, match="learns from images that are made smaller"):
+        wamkit.build(spec).loss(stored)
+
+
 def test_the_command_stores_and_goes_on(
     wamkit: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ from .latent_files import (
     read_index,
     shape_of,
 )
-from .latents import hash_weights, settings
+from .latents import expect_storable, hash_weights, settings
 from .lerobot_format import TOLERANCE, Columns, LeRobotFolder
 from .needs import expect
 from .reader import FrameReader, expect_rows
@@ -84,17 +84,8 @@ def precompute(
     columns = columns or Columns()
     expect_device(device)
     expect(recording, spec, columns)
-    if spec.video.target_downscale > 1 and spec.video.target_pooling == "images":
-        raise WamkitError(
-            "latents of two sizes are not stored, and video.target_downscale asks for them",
-            'train from images, or set video.target_downscale=1 or video.target_pooling="latents"',
-        )
+    expect_storable(spec)
     wanted = sample_index(recording, stride, episodes)
-    if spec.backbone.traits.cond_channels:
-        raise WamkitError(
-            f"this variant of {spec.backbone.name} is guided by the images themselves",
-            "train from images",
-        )
     if len(wanted) > shard * MOST_SHARDS:
         raise WamkitError(
             f"{len(wanted):,} clips in files of {shard} are more than {MOST_SHARDS:,} files",

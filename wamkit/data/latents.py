@@ -48,6 +48,20 @@ def settings(recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> di
     }
 
 
+def expect_storable(spec: PolicySpec) -> None:
+    """Raise WamkitError if one clip of latents is not all that training needs of the images."""
+    if spec.video.target_downscale > 1 and spec.video.target_pooling == "images":
+        raise WamkitError(
+            "latents of two sizes are not stored, and video.target_downscale asks for them",
+            'train from images, or set video.target_downscale=1 or video.target_pooling="latents"',
+        )
+    if spec.backbone.traits.cond_channels:
+        raise WamkitError(
+            f"this variant of {spec.backbone.name} is guided by the images themselves",
+            "train from images",
+        )
+
+
 def hash_weights(vae: Any) -> str:
     """Return a hash of a VAE's weights, independent of their path."""
     total = hashlib.sha256()
@@ -107,8 +121,10 @@ class StoredLatents:
     def expect(self, recording: LeRobotFolder, spec: PolicySpec, columns: Columns) -> None:
         """Raises WamkitError if they were made of other data, or with other settings.
 
-        Every file must hold the clips, and latents of the shape, that follow from these.
+        Every file must hold the clips, and latents of the shape, that follow from these; and the
+        spec must need no more than them (`expect_storable`).
         """
+        expect_storable(spec)
         now, then = settings(recording, spec, columns), self.about.settings.model_dump()
         if changed := [name for name in now if now[name] != then[name]]:
             raise WamkitError(

@@ -116,7 +116,11 @@ def target_latents(policy: Policy, canvas: Tensor | None, z: Tensor) -> Tensor:
     times = policy.spec.video.target_downscale
     if policy.spec.video.target_pooling == "latents":
         return F.avg_pool3d(z, (1, times, times))
-    assert canvas is not None  # stored latents of pooled images are refused by `data.encoding`
+    if canvas is None:
+        raise WamkitError(
+            "stored latents; this policy learns from images that are made smaller",
+            'leave the latents out, or set video.target_pooling = "latents"',
+        )
     return encode_images(policy, downscale(canvas, times))
 
 
