@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from wamkit.config.check import check
-from wamkit.config.spec import PolicySpec, parse
+from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.config.visibility import everyone, freeze
 from wamkit.engine.attention_plan import plan_pass
 from wamkit.engine.levels import Level, LevelTable
@@ -19,6 +20,8 @@ from wamkit.policy.preprocessing import canvas_of, inference_inputs, training_in
 from wamkit.testing.fixtures import batch_of, observation, randomize_weights, run_paradigm
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
+
+SMALL = Path(__file__).parent / "data" / "small.toml"
 
 
 def spec_of(head: str = "reader", paradigm: Any = "single_pass", **changes: Any) -> PolicySpec:
@@ -171,3 +174,14 @@ def test_observed_images_may_be_further_apart_than_those_to_come() -> None:
     ).video  # fmt: skip
     assert video.moments(8) == (-20, -10, 0, 2, 4, 6, 8, 10)
     assert video.model_copy(update={"observed_stride": None}).moments(3) == (-4, -2, 0)
+
+
+@pytest.mark.parametrize("pooling", ["images", "latents"])
+def test_the_black_frame_before_smaller_targets_is_as_small_as_they(pooling: str) -> None:
+    raw = read(SMALL) | {
+        "action_head": {"name": "latent_slot", "blank": "black"},
+        "cameras": {"views": [{"name": "front", "size": [32, 32]}]},
+        "video": {"num_frames": 3, "target_downscale": 2, "target_pooling": pooling},
+    }
+    policy = policy_of(parse(raw))
+    assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()

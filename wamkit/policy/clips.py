@@ -54,10 +54,14 @@ def encode_canvas(spec: PolicySpec, vae: Any, canvas: Tensor) -> Tensor:
 
 
 def with_leading(spec: PolicySpec, vae: Any, z: Tensor) -> Tensor:
-    """Latents [B, C, T, h, w] behind the leading frames of the action head, of a black image."""
+    """Latents [B, C, T, h, w] behind the leading frames of the action head, of a black image.
+
+    The image is as large as those of `z`, which may be downscaled.
+    """
     if not spec.leading_frames:
         return z
-    image = z.new_full((1, 3, 1, *spec.cameras.canvas), BLACK)
+    _, rows, columns = spec.vae.stride
+    image = z.new_full((1, 3, 1, z.shape[3] * rows, z.shape[4] * columns), BLACK)
     return torch.cat([_encode(vae, image).expand(len(z), -1, -1, -1, -1), z], 2)
 
 
