@@ -263,6 +263,18 @@ def test_steps_that_are_not_evaluated_take_the_last_velocity_again() -> None:
     same_values(run.x, x, 1e-12)
 
 
+def test_evaluations_that_are_left_out_do_not_count() -> None:
+    flow = schedule("euler", steps=6, shift=1.0, evaluate_steps=(0, 1, 5))
+    assert flow.init_sampler(noise()).evaluations == 3
+    assert flow.init_sampler(noise(), until=0.5).evaluations == 2
+
+
+def test_evaluate_steps_of_another_number_of_steps_are_refused() -> None:
+    flow = schedule("euler", steps=6, evaluate_steps=(0, 1))
+    with pytest.raises(ValueError, match=r"of a run of 6 steps, found 4"):
+        flow.init_sampler(noise(), steps=4)
+
+
 @pytest.mark.parametrize("steps", [(), (1, 2), (0, 2, 1), (0, 6)])
 def test_evaluations_are_steps_in_order_from_the_first(steps: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="evaluate_steps"):

@@ -112,7 +112,11 @@ class ScheduleConfig(Section):
     @property
     def evaluations(self) -> int:
         """How often the network is evaluated in `steps` steps."""
-        return self.steps if self.evaluate_steps == "all" else len(self.evaluate_steps)
+        return joint_passes(self)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the network is evaluated at `step`, counted from 0."""
+        return step < self.steps and (self.evaluate_steps == "all" or step in self.evaluate_steps)
 
     def setting(self, name: str) -> Any:
         """One of `sampling_args`, as given or as published."""
@@ -155,6 +159,15 @@ class ScheduleConfig(Section):
                 f"{self.sigma_max}; Cosmos's are sigma_min = 0.8 and sigma_max = 0.98765432"
             )
         return self
+
+
+def joint_passes(*schedules: ScheduleConfig) -> int:
+    """Passes in which modalities of these schedules are denoised together; 0 for none.
+
+    A step has one if any of them is evaluated at it.
+    """
+    steps = max((schedule.steps for schedule in schedules), default=0)
+    return sum(any(schedule.evaluates(step) for schedule in schedules) for step in range(steps))
 
 
 def check_steps(solver: str, steps: int) -> None:

@@ -314,9 +314,15 @@ class NoiseSchedule:
         `steps` counts network evaluations. A run that ends above 0 has the levels of the whole run
         that are above `until`, then `until`; at 1 it has none and ends where it begins. `rng` is
         for the consistency solver, which needs it if it makes more than one step.
-        Raises ValueError if the solver cannot spend exactly `steps` evaluations.
+        Raises ValueError if the solver cannot spend exactly `steps` evaluations, or
+        `evaluate_steps` are of another number of steps.
         """
         c, steps = self.config, steps or self.config.steps
+        if c.evaluate_steps != "all" and steps != c.steps:
+            raise ValueError(
+                f"evaluate_steps are those of a run of {c.steps} steps, found {steps}; leave steps "
+                'out, or write evaluate_steps = "all"'
+            )
         check_steps(c.solver, steps)
         grid = self.grid(steps // 2 if c.solver in TWICE else steps)
         nodes = [*(s for s in grid if s > until + CLOSE), until]
@@ -330,7 +336,7 @@ class NoiseSchedule:
         sampler = solver(noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise)
         if c.whole_timesteps:
             sampler.announce_whole()
-        if c.evaluate_steps != "all" and steps == c.steps:
+        if c.evaluate_steps != "all":
             sampler.evaluated = frozenset(c.evaluate_steps)
         return sampler
 

@@ -61,8 +61,10 @@ class Sampler(ABC):
 
     @property
     def evaluations(self) -> int:
-        """How often the network is evaluated until it is done."""
-        return len(self.levels)
+        """How often the network is evaluated from the first step to the last."""
+        if self.evaluated is None:
+            return len(self.levels)
+        return sum(place in self.evaluated for place in range(len(self.levels)))
 
     @property
     def done(self) -> bool:

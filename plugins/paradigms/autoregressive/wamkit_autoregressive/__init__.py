@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from wamkit.config.hooks import hookimpl
+from wamkit.config.noise_schedule import joint_passes
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.config.visibility import Visibility
 
@@ -290,7 +291,10 @@ class Autoregressive(ParadigmConfig):
         if self.action == "mutual":
             does = "denoise video and action together against the memory"
             roles = (*state, "target", "action")
-            return first, Stage(roles=roles, passes=max(video, action), does=does)
+            together = [schedules.video]
+            if not spec.action_head.is_regression:
+                together.append(schedules.action)
+            return first, Stage(roles=roles, passes=joint_passes(*together), does=does)
         if self.observed_in_block:
             first = Stage(
                 roles=("context", "target"),

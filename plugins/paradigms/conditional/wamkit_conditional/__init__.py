@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from wamkit.config.alternatives import other_heads
 from wamkit.config.hooks import hookimpl
+from wamkit.config.noise_schedule import joint_passes
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.config.visibility import Visibility, everyone
 
@@ -156,17 +157,17 @@ class Conditional(ParadigmConfig):
         """Passes over `parts` until those that are `noisy` are denoised."""
         present = {"action", "value", *spec.predicts, *(["video"] if spec.latent_frames[1] else [])}
         given = spec.schedules
-        steps = {
-            "video": given.video.evaluations,
-            "action": given.action.evaluations,
-            "next_state": (given.next_state or given.action).evaluations,
-            "value": (given.value or given.action).evaluations,
+        schedules = {
+            "video": given.video,
+            "action": given.action,
+            "next_state": given.next_state or given.action,
+            "value": given.value or given.action,
         }
-        counts = [steps[part] for part in noisy if part in present]
+        together = [schedules[part] for part in noisy if part in present]
         roles = tuple("target" if part == "video" else part for part in parts if part in present)
         if self.context == "open":
             roles = (*self._prefill_stage(spec), *roles)
-        passes = counts[0] if self.levels == "shared" else max(counts)
+        passes = joint_passes(*together[:1] if self.levels == "shared" else together)
         return Stage(roles=roles, passes=passes, does=does)
 
     def build(self) -> Any:

@@ -10,6 +10,7 @@ from pydantic import Field
 from wamkit.config.alternatives import other_heads
 from wamkit.config.hooks import hookimpl
 from wamkit.config.nested import Inner, parse_paradigm, within
+from wamkit.config.noise_schedule import joint_passes
 from wamkit.config.parts import Conflict, ParadigmConfig, Part, Stage
 from wamkit.config.visibility import Visibility
 
@@ -159,9 +160,9 @@ class Planning(ParadigmConfig):
         given, imagined = spec.schedules, bool(spec.latent_frames[1])
         after = ("next_state",) if "next_state" in spec.predicts else ()
         target = ("target",) if imagined and self.future != "none" else ()
-        counts = [given.video.evaluations] if imagined else []
-        counts += [(given.next_state or given.action).evaluations] if after else []
-        steps = max(counts, default=0) if self.future == "foreseen" else 0
+        together = [given.video] if imagined else []
+        together += [given.next_state or given.action] if after else []
+        steps = joint_passes(*together) if self.future == "foreseen" else 0
         return (
             Stage(
                 roles=(*target, "action", *after),
