@@ -301,3 +301,28 @@ def test_a_vae_that_encodes_whole_clips_only_streams_no_episode() -> None:
     raw = spec_for().dump()
     raw["video"]["episode_latents"] = "stream"
     assert any("encodes whole clips only" in conflict.why for conflict in check(raw))
+
+
+def test_settings_of_an_episode_are_refused_where_they_have_no_effect() -> None:
+    raw = spec_for(paradigm="single_pass").dump()
+    raw["video"] |= {"episode_latents": "stream", "new_clip": "apart", "new_images": 1}
+    keys = {f"video.{key}" for key in ("episode_latents", "new_clip", "new_images")}
+    refused = {conflict.between[0] for conflict in check(raw) if "paradigm" in conflict.between}
+    assert refused == keys
+    raw = spec_for("vae.name=wan2.2", "vae.width=tiny", backbone="wan", chunks=3).dump()
+    raw["video"] |= {"episode_latents": "stream", "new_clip": "apart"}
+    assert [conflict.between[0] for conflict in check(raw)] == ["video.new_clip"]
+
+
+def test_the_new_images_of_a_shorter_first_chunk_are_whole() -> None:
+    vae = ("vae.name=wan2.2", "vae.width=tiny")
+    spec = spec_for("actions.chunk_size=8", *vae, backbone="wan", first_frames="in_block", chunks=2)
+    new = 4 * spec.time_stride
+    raw = spec.dump()
+    raw["video"] |= {"num_frames": 1 + new, "new_images": 4}
+    assert check(raw) == []
+    for images in (1, 2):
+        raw["video"]["new_images"] = images
+        (conflict,) = check(raw)
+        assert conflict.between[0] == "video.new_images"
+        assert "set video.new_images = 4" in conflict.hint

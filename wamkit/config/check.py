@@ -14,6 +14,7 @@ from ..files.install import install_hint
 from ..files.locate import split_prefix
 from ..files.variables import BLOCK, DEBUG
 from .configs import config_conflicts, unseen
+from .episodes import episode_conflicts
 from .parts import KINDS, Caution, Conflict, Finding, Part
 from .programs import level_conflicts
 from .prompts import has_place
@@ -109,6 +110,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _text,
         _canvas,
         encoding_conflicts,
+        episode_conflicts,
         _clip,
         _future,
         memory_conflicts,

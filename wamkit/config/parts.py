@@ -314,6 +314,8 @@ class ParadigmConfig(SampleShape, Part):
     """Order of denoising, and the attention mask by role."""
 
     kind: ClassVar[Kind] = "paradigm"
+    stateful: ClassVar[bool] = False
+    """Whether a chunk knows of those before, as `wamkit.interfaces.Paradigm.stateful`."""
 
     @property
     def sees(self) -> Visibility:

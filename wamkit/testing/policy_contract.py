@@ -30,6 +30,7 @@ def acts_reproducibly(spec: PolicySpec, tmp: Path) -> None:
 def goes_on_through_an_episode(spec: PolicySpec, tmp: Path) -> None:
     """Chunk after chunk with memory, reproducible from the same seeds."""
     policy, episodes = Policy.from_spec(spec), []
+    assert policy.paradigm.stateful == spec.paradigm.stateful
     for _ in range(2):
         session, values = policy.session(), []
         for k in range(3):

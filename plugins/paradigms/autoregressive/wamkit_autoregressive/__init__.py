@@ -33,6 +33,8 @@ class Autoregressive(ParadigmConfig):
 
     source = "https://github.com/robbyant/lingbot-va and https://github.com/dreamzero0/dreamzero"
 
+    stateful = True
+
     name: Literal["autoregressive"] = "autoregressive"
     chunks: int = Field(4, ge=2)
     """Blocks in a training sample, whose frames `training_frames` may divide into others; in use,
