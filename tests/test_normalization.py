@@ -173,6 +173,17 @@ def test_an_epsilon_is_added_to_ranges(rule: str) -> None:
     same_values(one, 0.1, 2e-5)
 
 
+def test_constants_are_refused_where_no_range_is_constant() -> None:
+    scaling = {"range_epsilon": 1e-6, "constants": "min"}
+    with pytest.raises(ValueError, match='constants = "min" has no effect'):
+        StateConfig(size=2, scaling=Scaling(**scaling))
+    StateConfig(size=2, scaling=Scaling(**scaling, constant_range=1e-4))
+    StateConfig(size=2, normalization="mean_std", scaling=Scaling(**scaling))
+    group = {"name": "arm", "size": 2}
+    with pytest.raises(ValueError, match="has no effect"):
+        ActionConfig.model_validate({"groups": [group], "scaling": scaling})
+
+
 def test_settings_of_scaling_are_saved_with_a_policy(tmp_path: Path) -> None:
     settings = ["actions.scaling.constant_range=1e-4", 'actions.scaling.constants="min"']
     policy = Policy.from_spec(parse(read(TOY, settings)))

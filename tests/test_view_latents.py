@@ -85,3 +85,9 @@ def test_filled_areas_have_no_latents_where_only_views_are_encoded() -> None:
     assert check({**RAW, "cameras": cameras}) == []
     found = check({**RAW, "cameras": {**cameras, "encode": "views"}})
     assert [conflict.between for conflict in found] == [("cameras.encode", "cameras.fill")]
+
+
+def test_a_resize_before_a_jpeg_cannot_leave_averaging_out() -> None:
+    with pytest.raises(ValueError, match="leave antialias, jpeg or recorded_size out"):
+        View(name="a", antialias=False, jpeg=90, recorded_size=(8, 8))
+    View(name="a", antialias=False, jpeg=90)

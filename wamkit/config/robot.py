@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -59,6 +59,18 @@ class Scaling(Section):
     """Added to the deviation of mean_std (Fast-WAM, LeRobot: 1e-8; GE-Act: 1e-6). With it no
     dimension of mean_std is constant."""
 
+    def expect_used(self, rules: Collection[Normalization]) -> None:
+        """Raise ValueError if `constants` is set and no dimension under `rules` can be constant."""
+        ranges = self.range_epsilon > 0 and self.constant_range == 0
+        if self.constants == "center" or not ranges:
+            return
+        if "mean_std" not in rules or self.std_epsilon > 0:
+            raise ValueError(
+                f'constants = "{self.constants}" has no effect, because with range_epsilon and no '
+                "constant_range no range is constant; leave constants or range_epsilon out, or set "
+                "constant_range"
+            )
+
 
 class ActionConfig(Section):
     """The action chunk a policy predicts."""
@@ -78,6 +90,11 @@ class ActionConfig(Section):
     clip_executed: bool = True
     """Whether `clip` also cuts the actions that a robot made, on their way into the memory of an
     episode; LingBot-VA does not."""
+
+    @model_validator(mode="after")
+    def _constants_used(self) -> ActionConfig:
+        self.scaling.expect_used([group.normalization for group in self.groups])
+        return self
 
     @field_validator("clip", mode="before")
     @classmethod
@@ -120,6 +137,11 @@ class StateConfig(Section):
     the data are cut, to 5, or as far from 0 as the data go."""
     scaling: Scaling = Scaling()
     """Treatment of dimensions that hardly vary."""
+
+    @model_validator(mode="after")
+    def _constants_used(self) -> StateConfig:
+        self.scaling.expect_used([self.normalization])
+        return self
 
 
 class View(Section):
@@ -182,6 +204,11 @@ class View(Section):
             raise ValueError(
                 "images that are 8-bit between all steps are resized by Pillow, which averages; "
                 "leave antialias or rounding out"
+            )
+        if self.jpeg is not None and self.recorded_size is not None and not self.antialias:
+            raise ValueError(
+                "an image that becomes a JPEG is resized to recorded_size by Pillow, which "
+                "averages; leave antialias, jpeg or recorded_size out"
             )
         steps = {"jpeg": self.jpeg is not None, "rounding": self.rounding != "none"}
         if self.value_range is not None and any(steps.values()):
