@@ -99,9 +99,13 @@ class Recorded(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_the_loop_makes_no_tensor_of_its_own_and_reads_none(solver: str) -> None:
-    sampler = schedule(solver, steps=6).init_sampler(noise(), rng=rng())
+@pytest.mark.parametrize(
+    ("solver", "settings"), [*((s, {}) for s in SOLVERS), ("euler", {"bf16_sampling": True})]
+)
+def test_the_loop_makes_no_tensor_of_its_own_and_reads_none(
+    solver: str, settings: dict[str, Any]
+) -> None:
+    sampler = schedule(solver, steps=6, **settings).init_sampler(noise(), rng=rng())
     velocity = noise()
     with Recorded() as recorded:
         while not sampler.done:

@@ -120,6 +120,15 @@ def test_a_level_has_the_view_of_its_frame() -> None:
     assert table.view[rows].tolist() == [0, 1, 0, 0]
 
 
+def test_levels_of_views_are_sent_to_the_device_once_a_run() -> None:
+    tables = [
+        LevelTable.of([(Level((1.0, 0.5), i), 2)], 1, torch.device("cpu")).by_view((0, 1))
+        for i in (0, 1)
+    ]
+    assert tables[0].sigmas is tables[1].sigmas and tables[0].view is tables[1].view
+    assert [table.sigmas[table.index[0]].tolist() for table in tables] == [[1.0] * 2, [0.5] * 2]
+
+
 def test_frames_stand_view_by_view_and_observed_images_are_latents_of_their_own() -> None:
     policy = policy_of(spec_of())
     times, views = places_of_frames(policy.spec, *policy.spec.latent_frames)

@@ -121,10 +121,14 @@ class LevelTable(NamedTuple):
         groups, device = [view or 0 for view in views], self.index.device
         count = max(groups) + 1
         place = constant(tuple(groups), torch.long, device)
-        every = constant(tuple(range(count)), torch.long, device).repeat(len(self.sigmas))
-        key = None if self.key is None else (*self.key, -float(count))
         index = self.index * count + place  # [B or 1, G]
-        return LevelTable(self.sigmas.repeat_interleave(count), index, key, every)
+        rows = tuple(range(count)) * len(self.sigmas)
+        every = constant(rows, torch.long, device)  # [R * count]
+        if self.key is None:
+            return LevelTable(self.sigmas.repeat_interleave(count), index, None, every)
+        table = tuple(sigma for sigma in self.key for _ in range(count))
+        sigmas = constant(table, torch.float32, device)  # made once, as those of `of`
+        return LevelTable(sigmas, index, (*self.key, -float(count)), every)
 
     @staticmethod
     def of(

@@ -335,7 +335,7 @@ class NoiseSchedule:
         solver = RoundedEuler if c.bf16_sampling else SOLVERS[c.solver]
         sampler = solver(noise if c.sigma_max == 1 else c.sigma_max * noise, nodes, more_noise)
         if c.whole_timesteps:
-            sampler.announce_whole()
+            sampler.truncate_timesteps()
         if c.evaluate_steps != "all":
             sampler.evaluated = frozenset(c.evaluate_steps)
         return sampler

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -50,7 +51,7 @@ class Sampler(ABC):
     evaluated: frozenset[int] | None = None
     """Evaluations that are made, if the others take the velocity of the last one again."""
 
-    def announce_whole(self) -> None:
+    def truncate_timesteps(self) -> None:
         """Cut the levels that are announced to the network to whole thousandths."""
         self._table = tuple(int(1000 * level) / 1000 for level in self._table)
 
@@ -102,15 +103,21 @@ class Euler(Sampler):
 class RoundedEuler(Euler):
     """Euler with the rounding of a run in bfloat16: of timesteps, in thousandths, and of steps."""
 
+    def __init__(self, x: Tensor, nodes: Sequence[float], draw_noise: DrawNoise) -> None:
+        super().__init__(x, nodes, draw_noise)
+        self._lengths = _round_bfloat16(tuple(lower - s for s, lower in pairwise(self.nodes)))
+
     def _evaluated(self) -> tuple[float, ...]:
-        return tuple(_bfloat16(1000 * s) / 1000 for s in self.nodes[:-1])
+        thousandths = tuple(1000 * s for s in self.nodes[:-1])
+        return tuple(timestep / 1000 for timestep in _round_bfloat16(thousandths))
 
     def _step(self, velocity: Tensor, place: int) -> Tensor:
-        return self.x + _bfloat16(self.nodes[place + 1] - self.nodes[place]) * velocity
+        return self.x + self._lengths[place] * velocity
 
 
-def _bfloat16(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float32).bfloat16())
+@lru_cache  # the runs of a policy have the same nodes
+def _round_bfloat16(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(torch.tensor(values, dtype=torch.float32).bfloat16().tolist())
 
 
 class Midpoint(Sampler):
