@@ -117,7 +117,7 @@ def build_observation(
         notes.append(f"the same image {spec.video.num_observed} times: {', '.join(repeated)}")
     taken = {name: _images(name, paths) for name, paths in files.items()}
     seen = Observation(taken, prompt, state_values)
-    CameraLayout(spec.cameras).canvas(seen.images)
+    CameraLayout(spec.cameras).expect_views(seen.images)
     if seen.state is not None:
         StateSpace(spec.state).encode(seen.state)
     return seen, notes

@@ -31,7 +31,28 @@ class CameraLayout:
 
         On `device`, by default that of the first view; 8-bit steps run on the host.
         Where views are frames of their own, to [B * V, 3, T, H, W], samples outermost. Raises
-        WamkitError if a camera is missing or unknown, or the views differ in batch or time.
+        WamkitError as `expect_views` does.
+        """
+        batch, time = self.expect_views(images)
+        names = [view.name for view in self.config.views]
+        device = torch.device(images[names[0]].device if device is None else device)
+        if self.config.apart > 1:
+            views = [to_device(self._fitted(images, view), device) for view in self.config.views]
+            stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
+            return stacked.flatten(0, 1).transpose(1, 2)
+        shape = (batch * time, 3, *self.config.canvas)
+        canvas = torch.full(shape, -1.0, device=device)
+        for view in self.config.views:
+            top, left, height, width = self.boxes[view.name]
+            image = to_device(self._fitted(images, view), device)
+            canvas[:, :, top : top + height, left : left + width] = image
+        return canvas.unflatten(0, (batch, time)).transpose(1, 2)
+
+    def expect_views(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Batch and time of images [B, T, channels, h, w] that `canvas` can lay out.
+
+        Raises WamkitError if a camera is missing or unknown, has images of the wrong number of
+        channels, or the views differ in batch or time.
         """
         names = [view.name for view in self.config.views]
         if unknown := sorted(set(images) - set(names)):
@@ -52,19 +73,11 @@ class CameraLayout:
                 f"views differ in samples or images: {found}",
                 "give every camera as many images",
             )
+        for name in names:
+            image = images[name]
+            expect_channels(self.config, name, image.shape[-3], image, f"camera {name!r}")
         batch, time = counts[names[0]]
-        device = torch.device(images[names[0]].device if device is None else device)
-        if self.config.apart > 1:
-            views = [to_device(self._fitted(images, view), device) for view in self.config.views]
-            stacked = torch.stack([v.unflatten(0, (batch, time)) for v in views], 1)
-            return stacked.flatten(0, 1).transpose(1, 2)
-        shape = (batch * time, 3, *self.config.canvas)
-        canvas = torch.full(shape, -1.0, device=device)
-        for view in self.config.views:
-            top, left, height, width = self.boxes[view.name]
-            image = to_device(self._fitted(images, view), device)
-            canvas[:, :, top : top + height, left : left + width] = image
-        return canvas.unflatten(0, (batch, time)).transpose(1, 2)
+        return batch, time
 
     def expect_units(self, images: Mapping[str, Tensor]) -> None:
         """Check that deep images are in the unit of their view's `value_range`.
@@ -91,7 +104,6 @@ class CameraLayout:
     def _unit(self, images: Mapping[str, Tensor], view: View) -> Tensor:
         """Images of a view [B, T, 3, h, w] as given; deep ones in [-1, 1] by its `value_range`."""
         image = images[view.name]
-        expect_channels(self.config, view.name, image.shape[-3], image, f"camera {view.name!r}")
         if view.value_range is not None:
             low, high = view.value_range
             image = ((image.float() - low) / (high - low)).clamp(0, 1) * 2 - 1

@@ -157,7 +157,7 @@ class Session:
             f"an observation of {observation.batch} robots in an episode of {first.batch}",
         )
         preprocessing.expect_images(observation, self.num_images)
-        self.policy.cameras.canvas(observation.images)  # are all cameras there?
+        self.policy.cameras.expect_views(observation.images)
         done = torch.cat(self._chunks, 1) if executed is None else executed
         steps = sum(chunk.shape[1] for chunk in self._chunks)
         wanted = (first.batch, steps, spec.actions.size)
