@@ -328,17 +328,17 @@ def test_the_new_images_of_a_shorter_first_chunk_are_whole() -> None:
         assert "set video.new_images = 4" in conflict.hint
 
 
-def test_an_observation_is_laid_on_the_canvas_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, laid = Policy.from_spec(spec_for()), []
+def test_an_observation_is_arranged_on_the_canvas_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, arranged = Policy.from_spec(spec_for()), []
     canvas = policy.cameras.canvas
-    monkeypatch.setattr(policy.cameras, "canvas", lambda *a: (laid.append(1), canvas(*a))[1])
+    monkeypatch.setattr(policy.cameras, "canvas", lambda *a: (arranged.append(1), canvas(*a))[1])
     session, seen = policy.session(), 0
     for _ in range(2):
         images = session.num_images
         chunk = session.act(observation(policy.spec, frames=images, seed=seen), seed=0)
         seen += 1
-        assert len(laid) == seen and chunk.values.isfinite().all()
+        assert len(arranged) == seen and chunk.values.isfinite().all()
     other = observation(policy.spec, frames=session.num_images)
     with pytest.raises(WamkitError, match="unknown camera"):
         session.act(replace(other, images={"other": next(iter(other.images.values()))}))
-    assert len(laid) == seen
+    assert len(arranged) == seen
