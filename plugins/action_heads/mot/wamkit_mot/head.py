@@ -163,22 +163,24 @@ class MotHead(ExpertHead, Stack):
         return sinusoid(times + 1, width).roll(width // 2, -1)
 
     def embed_levels(self, sigmas: Tensor) -> Tensor | None:
-        own = self.condition_embedder
         if self.config.decoder == "linear":
             return None
-        if self.config.decoder == "modulated":
-            return self._decoder_modulation(sigmas)
+        level = self._level_vector(sigmas)
+        return self._decoder_modulation(level) if self.config.decoder == "modulated" else level
+
+    def _level_vector(self, sigmas: Tensor) -> Tensor:
+        """The vector of each noise level [R, D] that decoders read.
+
+        By the embedder of own blocks, by one for decoders alone, or by that of the copied blocks.
+        """
+        own = self.condition_embedder
         embedder = self.level_embedder if own is None else own.time_embedder
-        assert embedder is not None
+        if embedder is None:
+            return self.expert.embed_level(sigmas)  # type: ignore[no-any-return]
         return embed_sinusoid(embedder, sigmas)
 
-    def _decoder_modulation(self, sigmas: Tensor) -> Tensor:
+    def _decoder_modulation(self, level: Tensor) -> Tensor:
         """Shift and 1 + scale of every decoder [R, parts, 2, D] float32."""
-        own = self.condition_embedder
-        if own is None:
-            level = self.expert.embed_level(sigmas)
-        else:
-            level = embed_sinusoid(own.time_embedder, sigmas)
         parts = self.sizes.predicts
         rows = [self.get_submodule(f"{p}_decoder").modulation(level) for p in parts]  # type: ignore[operator]
         return torch.stack(rows, 1)
