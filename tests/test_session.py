@@ -199,7 +199,7 @@ def test_an_observation_may_come_after_more_chunks_than_the_network_distinguishe
     past = recorded[-1][0].past
     assert past is not None and past.video is not None and past.action is not None
     assert past.video.shape[2] == 8 and past.action.shape[1] == 24
-    assert recorded[-1][1].memory.happened == 4
+    assert recorded[-1][1].memory.num_observed == 4
 
 
 def test_a_new_instruction_begins_a_new_episode_at_the_newest_images() -> None:

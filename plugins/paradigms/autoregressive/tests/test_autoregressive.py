@@ -284,7 +284,7 @@ def test_the_unit_of_a_window_left_open_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "change", "why"),
+    ("written", "hint", "why"),
     [
         (
             {"paradigm": {"state": "block"}, "state": {"size": 0}},
@@ -304,7 +304,7 @@ def test_the_unit_of_a_window_left_open_is_refused() -> None:
     ],
 )
 def test_an_option_that_nothing_would_read_is_refused(
-    written: dict[str, Any], change: dict[str, Any], why: str
+    written: dict[str, Any], hint: dict[str, Any], why: str
 ) -> None:
     raw = {
         "backbone": "toy",
@@ -319,8 +319,8 @@ def test_an_option_that_nothing_would_read_is_refused(
     }
     (found,) = check(raw)
     assert found.why.startswith(why)
-    assert all(f"set paradigm.{name} = " in found.hint for name in change)
-    assert check({**raw, "paradigm": {**raw["paradigm"], **change}}) == []
+    assert all(f"set paradigm.{name} = " in found.hint for name in hint)
+    assert check({**raw, "paradigm": {**raw["paradigm"], **hint}}) == []
 
 
 @pytest.mark.parametrize("action", ["inverse_dynamics", "mutual"])

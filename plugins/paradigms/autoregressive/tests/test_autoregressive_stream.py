@@ -294,8 +294,8 @@ def test_without_an_observation_predictions_stand_for_it_until_there_is_one(
     blind = then(EpisodeHistory(first.memory))
     believed = then(EpisodeHistory(first.memory, first.video.only("target").z, first.action))
     same_values(blind.action, believed.action)
-    assert blind.memory.observed.roles == {"context"} and blind.memory.happened == 0
-    assert believed.memory.happened == 1
+    assert blind.memory.observed.roles == {"context"} and blind.memory.num_observed == 0
+    assert believed.memory.num_observed == 1
     both = [torch.cat([f(0), f(1)], axis) for f, axis in ((lesson.frames, 2), (lesson.actions, 1))]
     known = then(EpisodeHistory(blind.memory, *both))
     true = acted(policy, lesson, policy.model, 3)[1].memory

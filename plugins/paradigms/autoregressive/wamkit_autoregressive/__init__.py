@@ -45,7 +45,7 @@ class Autoregressive(ParadigmConfig):
     (DreamZero)."""
     past_actions: Literal["everyone", "actions", "none"] | None = None
     """Roles that see the actions of past blocks: frames and actions (LingBot-VA), actions alone, or
-    nobody (DreamZero). Left open, as published with `action`; nobody where the action head has no
+    none (DreamZero). Left open, as published with `action`; none where the action head has no
     tokens that could be seen."""
     window: int | None = Field(None, gt=0)
     """How far a block sees, in `window_unit`: at most chunks - 1 past blocks, or 2 chunks - 3 half

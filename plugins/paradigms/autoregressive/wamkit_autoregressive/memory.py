@@ -17,17 +17,17 @@ from wamkit.interfaces.types import KVCache, ModelInputs
 
 @dataclass(frozen=True)
 class Memory:
-    """Of an episode in which `begun` chunks were made, and the first `happened` of them observed.
+    """KV caches of an episode of `num_chunks` chunks, the first `num_observed` of them observed.
 
     Observed and predicted tokens have separate caches, so that a prediction is
     dropped by dropping its cache, and nothing of it can stay.
     """
 
-    observed: KVCache | None  # named as at block `happened`; None before anything is remembered
-    happened: int
-    predicted: KVCache | None  # named as at block `begun - 1`, or at `begun` once it is to be made
-    begun: int
-    unwritten: ModelInputs | None = None  # predictions for the last block that are in no cache yet
+    observed: KVCache | None  # named as at block `num_observed`; None if nothing is in memory yet
+    num_observed: int
+    predicted: KVCache | None  # named as at the last block, or at the next once it is to be made
+    num_chunks: int
+    pending: ModelInputs | None = None  # predictions for the last block that are in no cache yet
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Names:
         """The number of a block while it is the present one."""
         return min(block, self.last)
 
-    def moved(self, cache: KVCache, before: int, now: int) -> KVCache:
+    def rename_blocks(self, cache: KVCache, before: int, now: int) -> KVCache:
         """Rename the cache of block `before` for block `now`, without roles no longer visible."""
         by = (now - self.of(now)) - (before - self.of(before))
         names: dict[str, str | None] = {}
@@ -54,19 +54,19 @@ class Names:
                 names[role] = f"{kind}.{place}" if place >= self.of(now) - reach else None
         return cache.rename_roles(names)
 
-    def written(self, cache: KVCache, block: int) -> KVCache:
-        """The cache of block `block` when what happened in it is written.
+    def without_hidden_actions(self, cache: KVCache, block: int) -> KVCache:
+        """The cache of block `block` when its clean frames and actions are encoded.
 
-        Where frames see actions of one block more than their frames, those are gone by then: the
-        actions of the block have asked for their place (LingBot-VA, `allocate_slots`).
+        Where frames see actions of one block more than frames, those actions are left out by then:
+        the actions of the block have taken their slots (LingBot-VA, `allocate_slots`).
         """
         if self.reach_of_actions == self.reach:
             return cache
         return cache.without({f"did.{self.of(block) - self.reach_of_actions}"})
 
     def view(self, memory: Memory) -> KVCache | None:
-        """All that the block to be made may see, whether it happened or was predicted."""
+        """All that the next block may see, observed or predicted."""
         if memory.observed is None:
             return memory.predicted
-        seen = self.moved(memory.observed, memory.happened, memory.begun)
+        seen = self.rename_blocks(memory.observed, memory.num_observed, memory.num_chunks)
         return seen if memory.predicted is None else seen | memory.predicted

@@ -64,13 +64,13 @@ class AutoregressiveParadigm(Paradigm):
         if self.config.observed_in_block:
             model = first_block.with_lead(model, inputs)
         memory = self._recall_memory(model, self._without_state(inputs))
-        now, block = memory.begun, self._blank(inputs, memory.begun)
+        now, block = memory.num_chunks, self._blank(inputs, memory.num_chunks)
         action = init_sampler("action", block, schedules, rng)
         video = init_sampler("video", block, schedules, rng)
         cache, predicted = self.names.view(memory), memory.predicted
         if self.config.action == "mutual":
             done = denoise(model, block, {"video": video, "action": action}, cache)
-            unwritten = self._clean(inputs, now, done.take("video"), done.take("action"))
+            pending = self._clean(inputs, now, done.take("video"), done.take("action"))
         else:
             seen = denoise(model, block.without("action"), {"video": video}, cache)
             kept = self._prediction_cache(
@@ -79,8 +79,8 @@ class AutoregressiveParadigm(Paradigm):
             predicted = kept if predicted is None else predicted | kept
             both = kept if cache is None else cache | kept
             done = denoise(model, block.with_(video=None, future=None), {"action": action}, both)
-            unwritten = self._clean(inputs, now, None, done.take("action"))
-        left = Memory(memory.observed, memory.happened, predicted, now + 1, unwritten)
+            pending = self._clean(inputs, now, None, done.take("action"))
+        left = Memory(memory.observed, memory.num_observed, predicted, now + 1, pending)
         ends = self.config.on_full_memory == "restart" and now == self.names.last
         clip = self._to_clip(inputs, now, video.x)
         return ParadigmOutput(done.take("action"), clip, memory=None if ends else left)
@@ -94,10 +94,10 @@ class AutoregressiveParadigm(Paradigm):
             assert clip is not None
             return clip
         memory = self._recall_memory(model, self._without_state(inputs))
-        block = self._blank(inputs, memory.begun).without("action")
+        block = self._blank(inputs, memory.num_chunks).without("action")
         video = init_sampler("video", block, schedules, rng)
         denoise(model, block, {"video": video}, self.names.view(memory))
-        return self._to_clip(inputs, memory.begun, video.x)
+        return self._to_clip(inputs, memory.num_chunks, video.x)
 
     def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
@@ -158,12 +158,12 @@ class AutoregressiveParadigm(Paradigm):
         """
         count = self.config.chunks
         size = len(frames.roles) // count
-        guide = frames.cond_latents
-        if guide is not None and self.config.guides == "block":
-            guide = guide[:, :, :size].repeat(1, 1, count, 1, 1)
+        cond = frames.cond_latents
+        if cond is not None and self.config.guides == "block":
+            cond = cond[:, :, :size].repeat(1, 1, count, 1, 1)
         x, sigma = noised
         noisy = Frames(
-            _by_place("video", x), _roles("target", count, size), frames.times, sigma, guide
+            _by_place("video", x), _roles("target", count, size), frames.times, sigma, cond
         )
         batch, copies = len(x), self._copies("seen")
         if not copies:
@@ -182,7 +182,7 @@ class AutoregressiveParadigm(Paradigm):
             _roles("seen", copies, size),
             frames.times[: copies * size],
             level,
-            None if guide is None else guide[:, :, : copies * size],
+            None if cond is None else cond[:, :, : copies * size],
         )
         return [noisy, clean]
 
@@ -228,29 +228,31 @@ class AutoregressiveParadigm(Paradigm):
         """Drop every prediction, and encode what happened instead at level 0."""
         assert past.video is not None and past.action is not None
         assert inputs.clip is not None and inputs.action is not None
-        cache, now = memory.observed, memory.happened
+        cache, now = memory.observed, memory.num_observed
         count = 0  # frames and actions of the past that are written already
         steps = 0
         while count < past.video.shape[2]:
             blank = self._blank(inputs, now)
             z = past.video[:, :, count : count + blank.take("video").shape[2]]
             x = past.action[:, steps : steps + blank.take("action").shape[1]]
-            known = None if cache is None else self.names.written(cache, now)
+            known = None if cache is None else self.names.without_hidden_actions(cache, now)
             kept = self._prediction_cache(model, self._clean(inputs, now, z, x), known)
-            cache = self.names.moved(kept if known is None else known | kept, now, now + 1)
+            cache = self.names.rename_blocks(kept if known is None else known | kept, now, now + 1)
             count, steps, now = count + z.shape[2], steps + x.shape[1], now + 1
         return Memory(cache, now, None, now)
 
     def _rollout_prediction(self, model: Model, memory: Memory) -> Memory:
         """Add the prediction of the last block to the memory, in place of an observation."""
-        before = replace(memory, begun=memory.begun - 1)
+        before = replace(memory, num_chunks=memory.num_chunks - 1)
         predicted = memory.predicted
-        if memory.unwritten is not None and _clean_roles(memory.unwritten):
-            kept = self._prediction_cache(model, memory.unwritten, self.names.view(before))
+        if memory.pending is not None and _clean_roles(memory.pending):
+            kept = self._prediction_cache(model, memory.pending, self.names.view(before))
             predicted = kept if predicted is None else predicted | kept
         if predicted is not None:
-            predicted = self.names.moved(predicted, memory.begun - 1, memory.begun)
-        return replace(memory, predicted=predicted, unwritten=None)
+            predicted = self.names.rename_blocks(
+                predicted, memory.num_chunks - 1, memory.num_chunks
+            )
+        return replace(memory, predicted=predicted, pending=None)
 
     def _prediction_cache(
         self, model: Model, inputs: ModelInputs, cache: KVCache | None
@@ -278,20 +280,20 @@ class AutoregressiveParadigm(Paradigm):
                 frames,
                 roles=(f"target.{name}",) * size,
                 times=tuple(time + block * size for time in frames.times),
-                cond_latents=self._guide(clip, block, size),
+                cond_latents=self._cond_latents(clip, block, size),
             ),
         )
         if not self.config.observed_in_block:
             return made
         return first_block.place(made, clip.only("context"), block)
 
-    def _guide(self, clip: Frames, block: int, size: int) -> Tensor | None:
+    def _cond_latents(self, clip: Frames, block: int, size: int) -> Tensor | None:
         """Conditioning latents of the frames of a block; behind the last, those once more."""
-        guide, first = clip.cond_latents, clip.where("target")[0]
-        if guide is None or self.config.guides == "block":
+        cond, first = clip.cond_latents, clip.where("target")[0]
+        if cond is None or self.config.guides == "block":
             return clip.only("target").cond_latents
-        start = min(first + block * size, guide.shape[2] - size)
-        return guide[:, :, start : start + size]
+        start = min(first + block * size, cond.shape[2] - size)
+        return cond[:, :, start : start + size]
 
     def _clean(
         self, inputs: ModelInputs, block: int, z: Tensor | None, x: Tensor | None = None
