@@ -1,4 +1,4 @@
-"""Levels, way out and channels of the actions' own, as LingBot-VA has them."""
+"""Levels, final norm and channels of the actions' own, as LingBot-VA has them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wamkit.interfaces.types import ModelInputs
 from wamkit.testing.fixtures import full_inputs, randomize_weights, spec_with
 from wamkit.testing.parity import other_values, same_values
 
-OWN = {"embedder": "linear", "levels": "own", "way_out": "final_norm"}
+OWN = {"embedder": "linear", "levels": "own", "final_layer": "final_norm"}
 ROLES = ("context", "target", "state", "action")
 SEES: dict[str, set[str]] = {"text": {"text"}} | {role: {"text", *ROLES} for role in ROLES}
 
@@ -187,7 +187,7 @@ def test_weights_of_channels_are_read_where_they_lie(monkeypatch: pytest.MonkeyP
     [
         ({}, "toy", "makes no second embedder"),
         ({"levels": "backbone"}, "toy", "no modulated norm"),
-        ({"embedder": "mlp_sinusoid"}, "wan", "embedded by one layer"),
+        ({"embedder": "mlp_sinusoid"}, "wan", "mlp_sinusoid has its own"),
         ({"channels": 30, "channel_map": [0, 1]}, "wan", "2 channels for the 4 values"),
         ({"channels": 30, "channel_map": [0, 1, 1, 2]}, "wan", "the same channel"),
         ({"channels": 3, "channel_map": [0, 1, 2, 3]}, "wan", "channel 3 of 3"),

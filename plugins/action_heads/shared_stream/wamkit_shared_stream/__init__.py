@@ -57,20 +57,20 @@ class SharedStream(ActionHeadConfig):
     levels: Literal["backbone", "own"] = "backbone"
     """Which embedder of noise levels conditions the tokens in the blocks: that of the frames, or a
     second one with weights of its own (`own`: LingBot-VA)."""
-    way_out: Literal["norm", "final_norm", "none"] = "norm"
-    """What final tokens pass before they are decoded: a norm with weights of the head's own, the
-    norm of the frames, modulated by the noise level (`final_norm`: LingBot-VA), or nothing (`none`:
-    DreamZero)."""
+    final_layer: Literal["norm", "final_norm", "none"] = "norm"
+    """The norm of final tokens before they are decoded: one with weights of the head's own
+    (`norm`), that of the frames, modulated by the noise level (`final_norm`: LingBot-VA), or none
+    (DreamZero)."""
     channels: int | None = Field(None, gt=0)
     """Channels of the network's actions, where it has one for every value of every robot
     (LingBot-VA: 30); left open, as many as the action has values."""
     channel_map: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """For `channels`: the channel of each value of an action, in the robot's order. The others are
-    zero on the way in, and are not read on the way out."""
+    zero in the input, and are not read from the output."""
     embodiments: int = Field(1, gt=0)
     """Robots that the head has encoders and decoders for, each with weights of its own."""
     embodiment: int = Field(0, ge=0)
-    """The robot that this policy is for, counted from 0; the weights of the others rest."""
+    """The robot that this policy is for, counted from 0; the weights of the others are unused."""
 
     @property
     def reads_text(self) -> bool:
@@ -126,15 +126,15 @@ class SharedStream(ActionHeadConfig):
             )
         yield from self._unread_options(spec)
         yield from self._channel_conflicts(spec)
-        if self.way_out == "final_norm" and self.embedder != "linear":
+        if self.final_layer == "final_norm" and self.embedder != "linear":
             yield Conflict(
-                between=("action_head.way_out", "action_head.embedder"),
-                why="tokens that leave through the backbone's norm are embedded by one layer",
-                hint='set action_head.embedder = "linear", or action_head.way_out = "norm"',
+                between=("action_head.final_layer", "action_head.embedder"),
+                why="final_norm reads the levels of the blocks, and mlp_sinusoid has its own",
+                hint='set action_head.embedder = "linear", or action_head.final_layer = "norm"',
             )
         for key, option, ability, why in (
             ("levels", "own", traits.level_embedder, "makes no second embedder of noise levels"),
-            ("way_out", "final_norm", traits.final_norm, "has no modulated norm of its own to use"),
+            ("final_layer", "final_norm", traits.final_norm, "has no modulated norm of its own"),
         ):
             if getattr(self, key) == option and not ability:
                 default = type(self).model_fields[key].default

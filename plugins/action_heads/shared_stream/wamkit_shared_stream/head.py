@@ -37,7 +37,7 @@ class SharedStreamHead(ExpertHead):
         super().__init__()
         self.config, self.sizes = config, sizes
         width, robots = sizes.traits.width, (config.embodiments, config.embodiment)
-        deep, norm = config.embedder == "mlp_sinusoid", config.way_out == "norm"
+        deep, norm = config.embedder == "mlp_sinusoid", config.final_layer == "norm"
         hidden = config.hidden_width or width
         for part in sizes.predicts:
             channels = config.channels if part == "action" else None
@@ -155,13 +155,13 @@ class SharedStreamHead(ExpertHead):
     def final_levels(
         self, stack: Stack, sigmas: Tensor, embed_sigmas: Callable[[], Any]
     ) -> Tensor | None:
-        if self.config.way_out != "final_norm":
+        if self.config.final_layer != "final_norm":
             return self.embed_levels(sigmas)
         assert isinstance(stack, Backbone)
         return stack.final_modulation(embed_sigmas())
 
     def final_norm(self, backbone: Backbone, x: Tensor, level: Any) -> Tensor:
-        return x if self.config.way_out != "final_norm" else backbone.final_norm(x, level)
+        return x if self.config.final_layer != "final_norm" else backbone.final_norm(x, level)
 
     def embed_tokens(self, group: TokenGroup, inputs: ModelInputs, level: Any) -> Tensor:
         embedder = self.get_submodule(f"{group.modality}_embedder")

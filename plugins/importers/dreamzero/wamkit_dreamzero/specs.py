@@ -47,7 +47,7 @@ HEAD: dict[str, Any] = {
     "embedder": "mlp_sinusoid",
     "positions": "line",
     "sine_first": True,
-    "way_out": "none",
+    "final_layer": "none",
 }
 FLOW: dict[str, Any] = {
     "shift": 5.0,

@@ -19,7 +19,7 @@ def spec_of(robot: Robot) -> dict[str, Any]:
             "embedder": "linear",
             "positions": "grid",
             "levels": "own",
-            "way_out": "final_norm",
+            "final_layer": "final_norm",
             "channels": CHANNELS,
             "channel_map": list(robot.channel_map),
         },
