@@ -8,16 +8,25 @@ from typing import Any
 import pytest
 import torch
 
+from wamkit.bench.hooks import hook_method
 from wamkit.config.check import check
+from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.config.visibility import everyone, freeze
 from wamkit.engine.attention_plan import plan_pass
 from wamkit.engine.levels import Level, LevelTable
-from wamkit.policy.clips import encode_canvas
+from wamkit.policy.clips import BLACK, encode_canvas
 from wamkit.policy.frame_order import frame_validity, places_of_frames, split_views
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import canvas_of, inference_inputs, training_inputs
-from wamkit.testing.fixtures import batch_of, observation, randomize_weights, run_paradigm
+from wamkit.testing.fixtures import (
+    batch_of,
+    observation,
+    randomize_weights,
+    run_paradigm,
+    spec_with,
+    with_overrides,
+)
 from wamkit.testing.parity import float64, other_values, same_values
 from wamkit.testing.uncached import uncached
 
@@ -194,3 +203,23 @@ def test_the_black_frame_before_smaller_targets_is_as_small_as_they(pooling: str
     }
     policy = policy_of(parse(raw))
     assert policy.loss(batch_of(policy.spec), seed=0).total.isfinite()
+
+
+def test_the_black_frame_is_encoded_once_and_anew_with_other_weights() -> None:
+    paradigm: Any = registry().get("paradigm", "single_pass")()
+    spec = spec_with(paradigm, backbone="toy", action_head="latent_slot")
+    policy, encoded = policy_of(with_overrides(spec, 'action_head.blank="black"')), []
+    with hook_method(policy.vae, "encode", lambda run, x: (encoded.append(x), run(x))[1]):
+        seen = observation(policy.spec, batch=2, frames=policy.spec.video.num_observed)
+        with torch.inference_mode():
+            first = inference_inputs(policy, seen)
+        assert sum(bool(x.eq(BLACK).all()) for x in encoded) == 1
+        encoded.clear()
+        inference_inputs(policy, seen)
+        policy.loss(batch_of(policy.spec), seed=0).total.backward()
+        assert encoded and not any(x.eq(BLACK).all() for x in encoded)
+        with torch.no_grad():
+            next(policy.vae.parameters()).mul_(1.5)
+        again = inference_inputs(policy, seen)
+    assert encoded[-1].eq(BLACK).all()
+    other_values(again.video.z[:, :, 0], first.video.z[:, :, 0], 1e-3)

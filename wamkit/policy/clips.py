@@ -36,33 +36,21 @@ def encode_canvas(spec: PolicySpec, vae: Any, canvas: Tensor) -> Tensor:
     """
     views = spec.cameras.apart
     if spec.cameras.encode == "views":
-        return encode_by_view(spec, partial(_encode, vae), canvas)
+        return encode_by_view(spec, partial(encode_pixels, vae), canvas)
     if spec.cameras.clip == "shared":
         before, between = spec.action_head.black_frames(spec.sizes)
         observed = before + views * spec.video.num_observed
-        z = _encode(vae, shared_clip(spec, canvas))
+        z = encode_pixels(vae, shared_clip(spec, canvas))
         return torch.cat([z[:, :, before:observed], z[:, :, observed + between :]], 2)
     alone = spec.video.num_observed if spec.video.observed_latents == "images" else 0
     seen, rest = canvas[:, :, :alone], canvas[:, :, alone:]
     parts = []
     if count := seen.shape[2]:
-        z = _encode(vae, seen.transpose(1, 2).flatten(0, 1).unsqueeze(2)).squeeze(2)
+        z = encode_pixels(vae, seen.transpose(1, 2).flatten(0, 1).unsqueeze(2)).squeeze(2)
         parts.append(z.unflatten(0, (-1, count)).transpose(1, 2))
     if rest.shape[2]:
-        parts.append(_encode(vae, rest))
+        parts.append(encode_pixels(vae, rest))
     return join_views(spec, parts[0] if len(parts) == 1 else torch.cat(parts, 2))
-
-
-def with_leading(spec: PolicySpec, vae: Any, z: Tensor) -> Tensor:
-    """Latents [B, C, T, h, w] behind the leading frames of the action head, of a black image.
-
-    The image is as large as those of `z`, which may be downscaled.
-    """
-    if not spec.leading_frames:
-        return z
-    _, rows, columns = spec.vae.stride
-    image = z.new_full((1, 3, 1, z.shape[3] * rows, z.shape[4] * columns), BLACK)
-    return torch.cat([_encode(vae, image).expand(len(z), -1, -1, -1, -1), z], 2)
 
 
 def shared_clip(spec: PolicySpec, canvas: Tensor, *, whole: bool = False) -> Tensor:
@@ -98,7 +86,7 @@ def decode_latents(spec: PolicySpec, vae: Any, z: Tensor, canvas: Tensor) -> Ten
     if spec.cameras.clip == "shared":
         before, between = spec.action_head.black_frames(spec.sizes)
         observed = views * spec.video.num_observed
-        known = _encode(vae, shared_clip(spec, canvas, whole=True))
+        known = encode_pixels(vae, shared_clip(spec, canvas, whole=True))
         raw = vae.decode(torch.cat([known, z[:, :, observed:]], 2).to(dtype)).float()
         places = [*range(before, before + observed)]
         places += range(before + observed + between, known.shape[2] + z.shape[2] - observed)
@@ -114,6 +102,7 @@ def decode_latents(spec: PolicySpec, vae: Any, z: Tensor, canvas: Tensor) -> Ten
     return decoded
 
 
-def _encode(vae: Any, pixels: Tensor) -> Tensor:
+def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
+    """Latents [B, C, T, h, w] float32 of images [B, 3, T, height, width] in [-1, 1]."""
     z: Tensor = vae.encode(pixels.to(vae_dtype(vae))).float()
     return z

@@ -29,7 +29,7 @@ from ..interfaces.paradigm import Model
 from ..interfaces.types import ModelInputs, ModelOutput, Text
 from . import meta_ops
 from .adapters import AdaptedBackbone, LatentAdapter
-from .clips import encode_canvas, with_leading
+from .clips import encode_canvas
 from .guidance import with_cfg
 from .policy import DTYPES
 from .preprocessing import build_clips, build_inputs
@@ -208,7 +208,7 @@ def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
     canvas = torch.zeros(spec.cameras.apart, 3, images, *spec.cameras.canvas, device="meta")
     with torch.no_grad(), Counter() as counter:
         if not isinstance(vae, str):
-            with_leading(spec, vae, encode_canvas(spec, vae, canvas))
+            encode_canvas(spec, vae, canvas)
     return counter
 
 

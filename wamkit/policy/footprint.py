@@ -29,7 +29,7 @@ from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..interfaces.types import ModelInputs, ModelOutput
 from .adapters import AdaptedBackbone, LatentAdapter
-from .clips import encode_canvas, with_leading
+from .clips import encode_canvas
 from .cost import (
     FORMULAS,
     negative_text,
@@ -151,7 +151,7 @@ def _run(
         if not isinstance(vae, str):
             views, images = spec.cameras.apart, spec.video.num_observed
             canvas = torch.zeros(views, 3, images, *spec.cameras.canvas, device="meta")
-            with_leading(spec, vae, encode_canvas(spec, vae, canvas))
+            encode_canvas(spec, vae, canvas)
             del canvas  # as in a real chunk, nobody keeps the images
     meter.close()
     if adapter is not None:

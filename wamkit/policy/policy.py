@@ -32,6 +32,7 @@ from .blame import expect_chunk, expect_imagined
 from .cameras import CameraLayout
 from .devices import DeviceModule, expect_device
 from .guidance import with_cfg
+from .leading import LeadingFrame
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precomputed_text import build_text_encoder
 from .run_mode import (
@@ -107,7 +108,7 @@ class Policy(DeviceModule):
         self._capture = GraphPool()
         self._fused_layers: list[FusedLinear] | None = None
         self.runner = PassRunner()
-        self.prompt_state = PromptState()
+        self.prompt_state, self.leading_frame = PromptState(), LeadingFrame()
         self.eval()
 
     @staticmethod
@@ -213,8 +214,8 @@ class Policy(DeviceModule):
     def _invalidate(self) -> None:
         """Drop everything derived from the weights: fused layers, graphs and caches."""
         self._fused_layers = None
-        self.prompt_state.forget()
-        self.runner.forget()
+        for derived in (self.prompt_state, self.leading_frame, self.runner):
+            derived.forget()
 
     def _ensure_fused(self) -> None:
         """Fuse layers for the first chunk, and again if weights have moved."""

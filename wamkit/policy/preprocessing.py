@@ -17,7 +17,7 @@ from ..engine.device import to_device
 from ..engine.levels import CLEAN, level_of
 from ..errors import WamkitError
 from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text
-from .clips import decode_latents, encode_canvas, with_leading
+from .clips import decode_latents, encode_canvas
 from .clips import vae_dtype as vae_dtype
 from .frame_order import join_views, places_of_frames
 from .observation import Batch, Observation
@@ -88,7 +88,7 @@ def training_inputs(policy: Policy, batch: Batch) -> ModelInputs:
                 "leave the latents out",
             )
         z = to_device(batch.latents, policy.device).float()
-        z = with_leading(spec, policy.vae, z)
+        z = policy.leading_frame.before(spec, policy.vae, z)
         clip = z[:, :, :observed], _future(policy, None, z), None
         return _inputs(policy, batch.observation, *clip, vectors, state, 0.0)
     canvas = canvas_of(policy, batch.observation)
@@ -245,7 +245,7 @@ def encode_images(policy: Policy, canvas: Tensor) -> Tensor:
     Views that are frames are consecutive in T.
     """
     z = encode_canvas(policy.spec, policy.vae, canvas)
-    return with_leading(policy.spec, policy.vae, z)
+    return policy.leading_frame.before(policy.spec, policy.vae, z)
 
 
 def latest_latents(policy: Policy, clip: Observation, images: int) -> Tensor:

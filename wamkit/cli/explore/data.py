@@ -186,7 +186,6 @@ def _facts(part: Any, encoding: Any) -> dict[str, Any]:
             "is_regression": part.is_regression,
             "exposes_tokens": part.exposes_tokens,
             "tokens": head_tokens(part),
-            "leading": part.leading_frames,
             "black": [part.black_frames(_head_sizes(state=n))[0] for n in (0, 4)],
         }
     if part.kind == "paradigm":

@@ -306,7 +306,6 @@ Explore.encoding = (choice, sizes) => {
   let clips = [[sizes.seen, sizes.canvas.apart]];
   if (shared) clips = [[sizes.context + sizes.black, 1]];
   else if (sizes.alone) clips = [[1, sizes.canvas.apart * sizes.seen]];
-  if (sizes.leading) clips.push([1, 1]);
   const sum = (spent) => clips.reduce(
     (total, [frames, count]) => total + Explore.dot(spent, row(frames)) * count, 0,
   );

@@ -105,7 +105,6 @@ Explore.sizes = (choice) => {
   const head = Explore.part(choice, "action_head");
   const state = Explore.value(choice, "state", "size");
   return {
-    leading: head.leading,
     black: head.black[Number(state > 0)],
     cameras, canvas, frames, observed, alone, downscale, moments, seen,
     stride: [stride, strideH, strideW],
