@@ -74,6 +74,15 @@ def test_an_imported_policy_acts_the_same_after_it_is_saved_and_loaded(
     assert torch.equal(first, second)
 
 
+def test_an_import_builds_the_shape_of_the_policy_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, build = [], Policy.from_spec
+    monkeypatch.setattr(Policy, "from_spec", lambda *a, **k: (built.append(k), build(*a, **k))[1])
+    plan_import(checkpoint, None, released.SIZES).write(tmp_path / "policy", random_parts=True)
+    assert built == [{"device": "meta"}]
+
+
 def test_the_dry_run_of_an_import_writes_nothing(checkpoint: Path, wamkit: Run) -> None:
     before = sorted(checkpoint.parent.iterdir())
     code, out, _ = wamkit("import", checkpoint, "--dry-run", *released.set_options())

@@ -55,6 +55,8 @@ class ImportPlan:
     statistics: Mapping[str, Statistics]
     missing: tuple[str, ...]
     """Kinds of part that the checkpoint lacks and no path names: they get random weights."""
+    shape: Policy
+    """The policy on the meta device (`shape_of`)."""
 
     def write(self, out: str | Path, *, random_parts: bool = False) -> Path:
         """Write the policy folder atomically; return its path.
@@ -76,11 +78,10 @@ class ImportPlan:
 
     def _parts(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
         """Kind and tensors of every part: of the checkpoint, of its own files, or random."""
-        shape = shape_of(self.spec)
         for kind in (*KINDS, *OTHERS):
             if kind in self.weights:
                 yield kind, LazyTensors(self.weights[kind])
-            elif module_to_save(shape, kind) is not None:
+            elif module_to_save(self.shape, kind) is not None:
                 if kind not in ("vae", "text_encoder", *self.imported.elsewhere):
                     raise WamkitError(
                         f"the importer {self.importer.name} states no tensors for the {kind}",
@@ -132,7 +133,8 @@ def plan_import(
     if conflicts := [found for found in check(raw) if not found.missing]:
         raise SpecError(conflicts, f"what {importer.name} reads in {path}")
     spec = parse(raw, str(path))
-    weights, used = _assign_tensors(source, imported, spec, importer.name)
+    shape = shape_of(spec)
+    weights, used = _assign_tensors(source, imported, spec, shape, importer.name)
     dropped = _account_for_rest(source, imported, used)
     statistics = {
         name: Statistics.parse(table, f"{path}: {name}")
@@ -145,7 +147,6 @@ def plan_import(
                 f"{size}",
                 "these are the statistics of another robot: name those of this checkpoint",
             )
-    shape = shape_of(spec)
     missing = tuple(
         kind
         for kind in dict.fromkeys(("vae", "text_encoder", *imported.elsewhere))
@@ -157,7 +158,9 @@ def plan_import(
             or (kind == "text_encoder" and spec.text_encoder.external_weights)
         )
     )
-    return ImportPlan(source, importer, imported, spec, weights, dropped, statistics, missing)
+    return ImportPlan(
+        source, importer, imported, spec, weights, dropped, statistics, missing, shape
+    )
 
 
 def choose_importer(
@@ -251,14 +254,13 @@ class UnreadEncoder(TextEncoderConfig):
 
 
 def _assign_tensors(
-    source: Source, imported: Imported, spec: PolicySpec, importer: str
+    source: Source, imported: Imported, spec: PolicySpec, shape: Policy, importer: str
 ) -> tuple[dict[str, dict[str, Entry]], set[tuple[str, str]]]:
     """Kind -> its tensors by our names, and the (folder, name) of every tensor that is used.
 
     Raises WamkitError with the faults of all parts at once, or if `importer` renames two tensors
     to one.
     """
-    shape = shape_of(spec)
     found: dict[str, dict[str, Entry]] = {}
     used: set[tuple[str, str]] = set()
     faults: list[WamkitError] = []
