@@ -10,6 +10,7 @@ import torch
 
 from wamkit.bench.hooks import hook_method
 from wamkit.config.check import check
+from wamkit.config.parts import BackboneConfig
 from wamkit.config.registry import registry
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.config.visibility import everyone, freeze
@@ -223,3 +224,16 @@ def test_the_black_frame_is_encoded_once_and_anew_with_other_weights() -> None:
         again = inference_inputs(policy, seen)
     assert encoded[-1].eq(BLACK).all()
     other_values(again.video.z[:, :, 0], first.video.z[:, :, 0], 1e-3)
+
+
+def test_a_backbone_that_tells_views_apart_is_named() -> None:
+    raw = spec_of().dump() | {"backbone": {"name": "toy"}}
+    reasons = [c.hint for c in check(raw) if c.between == ("cameras.layout", "backbone")]
+    (name, views), *_ = [
+        (part.name, part.traits.views)
+        for cls in registry()
+        if issubclass(cls, BackboneConfig)
+        for part in cls().variations()  # type: ignore[call-arg]
+        if part.traits.views  # type: ignore[attr-defined]
+    ]
+    assert [f"such as {name} with backbone.views = {views}" in hint for hint in reasons] == [True]

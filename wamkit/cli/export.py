@@ -25,7 +25,7 @@ def command(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="Library that is to load the policy: lerobot.",
+            help="Library that is to load the policy, such as lerobot.",
             autocompletion=_complete_format,
         ),
     ],
@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Export a saved policy as a folder that another library loads by itself.
 
-    Refuses a policy that the library cannot express, with every reason. Plugins know the formats;
-    LeRobot's Fast-WAM is the first.
+    Refuses a policy that the library cannot express, with every reason. Importers know the formats;
+    one that nothing exports to is answered with those that are installed.
     """
     from ..policy.exporting import export_summary, plan_export
 

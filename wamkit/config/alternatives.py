@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .parts import ActionHeadConfig, Conflict, ParadigmConfig
 
@@ -30,6 +30,21 @@ def other_heads(fits: Callable[[type[ActionHeadConfig]], bool]) -> str:
 def heads_with_tokens() -> str:
     """`other_heads` that other tokens may attend to."""
     return other_heads(lambda cls: cls.exposes_tokens)
+
+
+def backbones_with_views() -> str:
+    """An installed backbone that tells views apart, with its settings; empty if there is none."""
+    from .registry import registry
+
+    for cls in registry().parts["backbone"].values():
+        usual: Any = cls()  # type: ignore[call-arg]  # a registered part has a default name
+        for found in (usual, *usual.variations()):
+            if found.traits.views:
+                own = usual.model_dump(mode="json")
+                other = found.model_dump(mode="json").items()
+                keys = [f"backbone.{key} = {value}" for key, value in other if own[key] != value]
+                return f", such as {found.name}{' with ' if keys else ''}{' and '.join(keys)}"
+    return ""
 
 
 def hidden_tokens(paradigm: ParadigmConfig, spec: PolicySpec) -> Iterator[Conflict]:

@@ -26,6 +26,9 @@ class Part(Table):
     """Where the architecture comes from: a repository or a paper."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Importable modules that `build` needs beyond wamkit's own dependencies."""
+    system_options: ClassVar[tuple[str, ...]] = ()
+    """Fields that only a published system sets: the page of `wamkit explore` offers none of them,
+    and shows a system that has some as a whole."""
 
     name: str
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .alternatives import backbones_with_views
 from .parts import Conflict
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def view_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
         yield Conflict(
             between=("cameras.layout", "backbone"),
             why=f"each view is a clip by itself, and {spec.backbone.name} tells no views apart",
-            hint='set cameras.layout = "side_by_side", or choose a backbone with views, such as '
-            "ltx with backbone.views = 3",
+            hint='set cameras.layout = "side_by_side", or choose a backbone with views'
+            f"{backbones_with_views()}",
         )
     elif found > known:
         yield Conflict(

@@ -12,23 +12,22 @@ from typing import Any
 
 from ...config.check import check
 from ...config.parts import KINDS
+from ...config.registry import registry
 from ...config.spec import PolicySpec
 from ...files import strict_json
 
 BROUGHT: Mapping[str, tuple[str, ...]] = {
-    "action_head": ("channel_map", "channels", "first_steps"),
-    "paradigm": ("first_frames", "target_context", "training_frames", "training_window"),
     "cameras": ("encode", "fill"),
     "video": ("episode_latents", "new_clip", "new_images"),
     "schedules.*": ("evaluate_steps",),
 }
-"""Table of a spec -> its keys."""
+"""Table of a spec that is no part's -> its keys; a part states its own (`Part.system_options`)."""
 
 
 def without(section: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A table of a spec without options of BROUGHT, and the names of those it had."""
+    """A table of a spec without options that come with a system, and the names of those it had."""
     kept, had = dict(table), []
-    for key in BROUGHT.get(section, ()):
+    for key in _brought(section, table):
         if key in kept:
             del kept[key]
             had.append(f"{section}.{key}")
@@ -43,8 +42,16 @@ def without(section: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     return kept, had
 
 
+def _brought(section: str, table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of a table that only a published system sets."""
+    if section not in KINDS:
+        return BROUGHT.get(section, ())
+    part = registry().parts[section].get(table.get("name", ""))
+    return () if part is None else part.system_options
+
+
 def followed(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A spec as read, without options of BROUGHT, and the names of those it had."""
+    """A spec as read, without options that come with a system, and the names of those it had."""
     kept: dict[str, Any] = {}
     names: list[str] = []
     for section, value in raw.items():

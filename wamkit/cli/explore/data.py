@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+from ...config.alternatives import backbones_with_views
 from ...config.check import check, missing_files, warnings_of
 from ...config.compositions import default
 from ...config.parts import KINDS, ActionHeadConfig, HeadContext, Part
@@ -90,6 +91,7 @@ def page_data(spec: Path | None = None) -> dict[str, Any]:
         "presets": [_system(preset, offered, known) for preset in presets],
         "start": 0 if spec is not None else _usual(presets),
         "defaults": _defaults(),
+        "with_views": backbones_with_views(),
         "pools": {"reasons": reasons.values, "costs": costs.values, "plans": plans.values},
         **_text_rule(offered),
         "contexts": [[min(imagined, 2), int(state > 0)] for imagined, state in CONTEXTS],

@@ -28,6 +28,7 @@ class SharedStream(ActionHeadConfig):
 
     source = "https://github.com/dreamzero0/dreamzero and https://github.com/robbyant/lingbot-va"
     uses_backbone_blocks = True
+    system_options = ("channel_map", "channels")
 
     name: Literal["shared_stream"] = "shared_stream"
     embedder: Literal["mlp_sinusoid", "linear"] = "mlp_sinusoid"

@@ -26,6 +26,7 @@ class StateFusion(ReaderConfig):
 
     source = "https://github.com/L1ziang/Light-WAM"
     is_regression = True
+    system_options = ("first_steps",)
 
     name: Literal["state_fusion"] = "state_fusion"
     queries: int = Field(16, gt=0)

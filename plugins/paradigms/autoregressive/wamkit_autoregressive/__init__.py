@@ -34,6 +34,7 @@ class Autoregressive(ParadigmConfig):
     source = "https://github.com/robbyant/lingbot-va and https://github.com/dreamzero0/dreamzero"
 
     stateful = True
+    system_options = ("first_frames", "training_frames", "training_window")
 
     name: Literal["autoregressive"] = "autoregressive"
     chunks: int = Field(4, ge=2)

@@ -24,6 +24,7 @@ class SinglePass(ParadigmConfig):
     """
 
     source = "https://github.com/yuantianyuan01/FastWAM"
+    system_options = ("target_context",)
 
     name: Literal["single_pass"] = "single_pass"
     co_training: bool = True

@@ -120,8 +120,8 @@ Explore.viewConflicts = (choice, sizes) => {
       found.push({
         between: ["cameras.layout", "backbone"],
         why: `each view is a clip by itself, and ${name} tells no views apart`,
-        hint: 'set cameras.layout = "side_by_side", or choose a backbone with views, such as '
-          + "ltx with backbone.views = 3",
+        hint: 'set cameras.layout = "side_by_side", or choose a backbone with views'
+          + Explore.data.with_views,
       });
     } else if (count > traits.views) {
       found.push({
