@@ -14,7 +14,8 @@ from PIL import Image
 from wamkit import Observation, WamkitError
 from wamkit.config.robot import ActionConfig, ActionGroup, CameraConfig, StateConfig, View
 from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
-from wamkit.policy.cameras import CameraLayout, fit_to_view
+from wamkit.policy.cameras import CameraLayout
+from wamkit.policy.view_steps import fit_to_view
 from wamkit.testing.parity import same_values
 
 RED = np.full((8, 12, 3), (255, 0, 0), np.uint8)

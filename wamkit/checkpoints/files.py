@@ -20,8 +20,7 @@ from torch import Tensor
 
 from ..errors import WamkitError
 from ..files.durable import replacing
-from ..files.hub import WEIGHTS, local_path
-from ..files.hub import is_remote as is_remote
+from ..files.hub import WEIGHTS, is_remote, local_path
 from ..files.locate import split_prefix, weight_files
 from ..files.safetensors_header import DAMAGED, expect_few, header
 from ..files.shards import PICKLED

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose, prod
 from pathlib import Path
+from typing import Any
 
 from ..errors import WamkitError
 from ..files.locate import split_prefix
@@ -63,6 +64,12 @@ class LoraSource:
     """alpha / rank of every adapter."""
     setting: str = "lora_scale"
     """The setting that states `scale`, for messages."""
+
+    @classmethod
+    def of(cls, kind: str, part: Any) -> LoraSource:
+        """What the part of a spec, or nothing in its place, says about its adapters."""
+        weights, scale = (getattr(part, key, None) for key in ("lora", "lora_scale"))
+        return cls(weights, scale, f"{kind}.lora_scale")
 
 
 def attach_adapters(

@@ -389,7 +389,7 @@ def materialize(
 
 def materialize_part(part: Weighted, make: Callable[[], nn.Module], folders: Sequence[str]) -> Any:
     """A model with the weights, and the LoRA adapters, that a part names; random ones if none."""
-    lora = LoraSource(part.lora, part.lora_scale, f"{part.kind}.lora_scale")
+    lora = LoraSource.of(part.kind, part)
     return materialize(make, part.weights, layouts=part.layouts(), folders=folders, lora=lora)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config.robot import CameraConfig, View
 from ..engine.device import to_device
 from ..errors import WamkitError, did_you_mean
-from .view_steps import fit_to_view as fit_to_view
+from .view_steps import fit_to_view
 
 
 class CameraLayout:

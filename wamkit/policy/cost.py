@@ -120,14 +120,9 @@ def cost(spec: PolicySpec, *, every_pass: bool = False, **act_options: Any) -> C
     vae, found = vae_on_meta(spec), Cost()
     if isinstance(vae, str):
         found.left_out = (f"vae: {vae}",)
-    with torch.device("meta"):
-        backbone = without_weights(spec.backbone).build()
-        head = without_weights(spec.action_head).build(spec.sizes)
-    for module in (backbone, head):
-        cast(module, DTYPES[spec.dtype])
-    if spec.vae.adapter == "linear":
-        adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
-        backbone = AdaptedBackbone(backbone, adapter.to("meta"))
+    backbone, head, adapter = network_on_meta(spec)
+    if adapter is not None:
+        backbone = AdaptedBackbone(backbone, adapter)
     paradigm, runner = spec.paradigm.build(), PassRunner()
     encoded = count_encoding(spec, vae, spec.video.num_observed)
     found.stages["encode"], found.bytes = encoded.operations, encoded.bytes
@@ -192,6 +187,19 @@ def with_cfg_passes(spec: PolicySpec, negative: Text | None, model: Model) -> Mo
     return with_cfg(model, negative, scales)
 
 
+def network_on_meta(spec: PolicySpec) -> tuple[Any, Any, LatentAdapter | None]:
+    """Backbone and action head in the dtype of `spec`, and the adapter of latents if it has one."""
+    with torch.device("meta"):
+        backbone = without_weights(spec.backbone).build()
+        head = without_weights(spec.action_head).build(spec.sizes)
+        adapter = None
+        if spec.vae.adapter == "linear":
+            adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
+    for module in (backbone, head):
+        cast(module, DTYPES[spec.dtype])
+    return backbone, head, adapter
+
+
 def vae_on_meta(spec: PolicySpec) -> Any:
     """Return the VAE on the meta device, or the reason why it cannot be built here."""
     if missing := missing_files(spec.vae):
@@ -205,11 +213,16 @@ def vae_on_meta(spec: PolicySpec) -> Any:
 
 def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
     """Cost of encoding `images` images of each view; zero without a VAE."""
-    canvas = torch.zeros(spec.cameras.apart, 3, images, *spec.cameras.canvas, device="meta")
     with torch.no_grad(), Counter() as counter:
-        if not isinstance(vae, str):
-            encode_canvas(spec, vae, canvas)
+        encode_zeros(spec, vae, images)
     return counter
+
+
+def encode_zeros(spec: PolicySpec, vae: Any, images: int) -> None:
+    """Encode `images` images of each view on the meta device, if `vae_on_meta` made a VAE."""
+    canvas = torch.zeros(spec.cameras.apart, 3, images, *spec.cameras.canvas, device="meta")
+    if not isinstance(vae, str):
+        encode_canvas(spec, vae, canvas)
 
 
 def without_weights(part: Any) -> Any:

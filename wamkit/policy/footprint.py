@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..acceleration.quantize import MIN_ELEMENTS, quantizable_layers
-from ..checkpoints.safetensors import cast
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
 from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..interfaces.types import ModelInputs, ModelOutput
-from .adapters import AdaptedBackbone, LatentAdapter
-from .clips import encode_canvas
+from .adapters import AdaptedBackbone
 from .cost import (
     FORMULAS,
+    encode_zeros,
     negative_text,
+    network_on_meta,
     vae_on_meta,
     with_cfg_passes,
     without_weights,
@@ -100,14 +100,7 @@ def footprint(spec: PolicySpec, min_elements: int = MIN_ELEMENTS, **act_options:
     `act_options` are the paradigm's: one of its `variants`.
     """
     dtype, left_out = DTYPES[spec.dtype], list[str]()
-    with torch.device("meta"):
-        backbone = without_weights(spec.backbone).build()
-        head = without_weights(spec.action_head).build(spec.sizes)
-        adapter: nn.Module | None = None
-        if spec.vae.adapter == "linear":
-            adapter = LatentAdapter(spec.vae.channels, spec.backbone.traits.latent_channels)
-    for module in (backbone, head):
-        cast(module, dtype)
+    backbone, head, adapter = network_on_meta(spec)
     vae = vae_on_meta(spec)
     if isinstance(vae, str):
         left_out.append(f"vae: {vae}")
@@ -148,11 +141,7 @@ def _run(
 ) -> tuple[int, int]:
     """A chunk on the meta device; bytes of its largest KV cache, and of all that is alive."""
     with meter:
-        if not isinstance(vae, str):
-            views, images = spec.cameras.apart, spec.video.num_observed
-            canvas = torch.zeros(views, 3, images, *spec.cameras.canvas, device="meta")
-            encode_canvas(spec, vae, canvas)
-            del canvas  # as in a real chunk, nobody keeps the images
+        encode_zeros(spec, vae, spec.video.num_observed)
     meter.close()
     if adapter is not None:
         backbone = AdaptedBackbone(backbone, adapter)

@@ -280,25 +280,17 @@ def _assign_tensors(
                 continue
             add_renamed(own, name, entry, selection.rules, importer)
             used.add((selection.folder, name))
-        layouts = selection.layouts
+        layouts, part = selection.layouts, getattr(spec, kind, None)
         if layouts is None:
-            part = getattr(spec, kind, None)
             layouts = part.layouts() if part is not None else ()
         try:
-            where, lora = f"{kind} in {source.path}", _lora_source(spec, kind)
+            where, lora = f"{kind} in {source.path}", LoraSource.of(kind, part)
             found[kind] = entries_of(module, own, layouts, where, lora)
         except WamkitError as error:
             faults.append(error)
     if faults:
         raise WamkitError("\n".join(error.what for error in faults), faults[0].hint)
     return found, used
-
-
-def _lora_source(spec: PolicySpec, kind: str) -> LoraSource:
-    """What the spec, or the user, says about the LoRA adapters of a part."""
-    part = getattr(spec, kind, None)
-    scale, apart = (getattr(part, key, None) for key in ("lora_scale", "lora"))
-    return LoraSource(apart, scale, f"{kind}.lora_scale")
 
 
 def _account_for_rest(

@@ -17,8 +17,7 @@ from ..engine.device import to_device
 from ..engine.levels import CLEAN, level_of
 from ..errors import WamkitError
 from ..interfaces.types import Frames, ModelInputs, NoisyVectors, Text
-from .clips import decode_latents, encode_canvas
-from .clips import vae_dtype as vae_dtype
+from .clips import decode_latents, encode_canvas, vae_dtype
 from .frame_order import join_views, places_of_frames
 from .observation import Batch, Observation
 from .view_latents import encode_by_view

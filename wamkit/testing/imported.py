@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..policy.observation import Observation
+from ..policy.observation import random_observation
 from ..policy.policy import Policy
 from .dataset import record
 from .training import short_run
-
-
-def observation_of(policy: Policy, prompt: str, seed: int = 0) -> Observation:
-    """Random images of every camera, as many as are observed, and a state of zeros."""
-    spec, rng = policy.spec, torch.Generator().manual_seed(seed)
-    shape = (1, spec.video.num_observed, 3)
-    images = {
-        view.name: torch.randint(256, (*shape, *view.size), dtype=torch.uint8, generator=rng)
-        for view in spec.cameras.views
-    }
-    return Observation(images, prompt, torch.zeros(1, spec.state.size) if spec.state.size else None)
 
 
 def expect_acts_and_learns(
@@ -34,7 +24,7 @@ def expect_acts_and_learns(
         prompt: The instruction, if the text encoder knows only some.
         steps: Updates of the run.
     """
-    observation = observation_of(policy, prompt)
+    observation = replace(random_observation(policy.spec, batch=1), prompt=[prompt])
     chunk = policy.act(observation, seed=1).values
     again = Policy.load(policy.save(folder / "saved"))
     assert torch.equal(again.act(observation, seed=1).values, chunk), "it acts differently saved"
