@@ -376,6 +376,10 @@ class EnvironmentConfig(Part):
     """The key that the suffix after the colon sets: `metaworld:reach-v3` is task = "reach-v3"."""
     subjects: ClassVar[Mapping[str, str]] = {}
     """Every such suffix -> its instruction, if they can be listed."""
+    suites: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Benchmark suite -> the suffixes of its tasks, in their published order."""
+    suite_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Benchmark suite -> settings of its published protocol that are not the defaults."""
 
     max_steps: int = Field(200, gt=0)
     """Actions after which an episode is over."""
