@@ -35,12 +35,26 @@ class FastRenderer:
         self._renderer.close()
 
 
+class _Unmoved:
+    """A simulation that robosuite's context does not bring forward when it is made.
+
+    It would make the first image of a process differ from the same one later.
+    """
+
+    def __init__(self, simulation: Any) -> None:
+        self.model, self.data = simulation.model, simulation.data
+        self.add_render_context = simulation.add_render_context
+
+    def forward(self) -> None:
+        """Leave the simulation as it is."""
+
+
 class OfficialRenderer:
     """Images as robosuite and LIBERO draw them."""
 
     def __init__(self, simulation: Any, size: int) -> None:
         self._simulation, self._size = simulation, size
-        options = MjRenderContextOffscreen(simulation, device_id=-1).vopt
+        options = MjRenderContextOffscreen(_Unmoved(simulation), device_id=-1).vopt
         options.geomgroup[COLLISION], options.geomgroup[VISUAL] = 0, 1
 
     def render(self, camera: str) -> NDArray[np.uint8]:
