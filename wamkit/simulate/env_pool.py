@@ -94,6 +94,7 @@ class EnvWorker:
                 f"environment {self.config.name} has no scripted expert for this task",
                 "choose another task, or record episodes of a policy: wamkit eval --dataset DIR",
             )
+        reads_images = expert is not None and getattr(expert, "reads_images", True)
         first, frames, total, success_at, steps = seen, [], 0.0, None, 0
         while True:
             if expert is not None:
@@ -109,7 +110,7 @@ class EnvWorker:
                 success_at = steps
             if step.over or (success_at is not None and steps - success_at >= post_success_steps):
                 break
-            if keep or expert is not None:
+            if keep or reads_images:
                 seen = self._observe()
         last = self._observe() if keep else None
         solved = success_at is not None

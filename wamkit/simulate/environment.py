@@ -62,7 +62,11 @@ class Step:
 
 
 class Expert(Protocol):
-    """A script that solves the task; it may use privileged information."""
+    """A script that solves the task; it may use privileged information.
+
+    One that has `reads_images = False` needs no observation: unless frames are kept, it is given
+    that of the beginning each time, and no image is rendered.
+    """
 
     def act(self, seen: EnvObservation) -> NDArray[Any]:
         """The next action [A]."""

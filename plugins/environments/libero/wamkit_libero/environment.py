@@ -20,6 +20,7 @@ from wamkit.simulate.rendering import (
     use_offscreen_rendering,
 )
 
+from .expert import PickAndPlace, plan_moves
 from .tasks import NAMES
 
 if TYPE_CHECKING:
@@ -134,8 +135,10 @@ class LiberoEnvironment:
         self.values, reward, success, _ = self.wrapper.step(executed)
         return Step(float(reward), bool(success))
 
-    def expert(self, seed: int) -> None:
-        return None
+    def expert(self, seed: int) -> PickAndPlace | None:
+        task = self.wrapper.env
+        moves = plan_moves(task.parsed_problem["goal_state"], task.objects_dict)
+        return PickAndPlace(self, moves) if moves else None
 
     def close(self) -> None:
         if self._renderer is not None:

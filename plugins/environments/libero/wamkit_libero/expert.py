@@ -1,0 +1,205 @@
+"""A script that picks objects up and places them, with the simulator's knowledge of where they are.
+
+Letters: p place of the fingertips, all in meters in the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wamkit.simulate.environment import EnvObservation
+
+from .geometry import Points, sample_surface
+from .grasps import HOLDS, Grasp, Hold, choose_grasp
+
+if TYPE_CHECKING:
+    from .environment import LiberoEnvironment
+
+Vector = NDArray[np.float64]
+GAIN, TURN_GAIN = 12.0, 2.0  # action for a meter, for a radian
+OPEN, CLOSED = -1.0, 1.0
+ABOVE = 0.10  # meters over an object before it is taken
+DOWN = np.diag([1.0, -1.0, -1.0])  # the hand points down, its fingers move along y
+ATTEMPTS = 3  # at one object
+
+
+def plan_moves(goal: Sequence[Sequence[str]], objects: Collection[str]) -> list[tuple[str, str]]:
+    """Return what goes where, in order, if a goal is nothing but objects in or on something."""
+    if all(len(part) == 3 and part[0] in ("in", "on") and part[1] in objects for part in goal):
+        return [(part[1], part[2]) for part in goal]
+    return []
+
+
+class PickAndPlace:
+    """Puts objects where the goal of the task wants them, one after the other."""
+
+    reads_images = False
+
+    def __init__(self, environment: LiberoEnvironment, moves: list[tuple[str, str]]) -> None:
+        self._environment, self._angle = environment, 0.0
+        self._actions = self._run(moves)
+
+    def act(self, seen: EnvObservation) -> NDArray[Any]:
+        """The next action [7]."""
+        action = next(self._actions, None)
+        if action is None:
+            action = self._act_toward(self._hand(), OPEN)
+        return self._environment.convention.encode_action(action)
+
+    def _run(self, moves: list[tuple[str, str]]) -> Iterator[Vector]:
+        for thing, target in moves:
+            for _ in range(ATTEMPTS):
+                yield from self._pick(thing)
+                if self._holds(thing):
+                    yield from self._place(thing, target)
+                    break
+                yield from self._rise(OPEN, 0.15)
+
+    def _pick(self, thing: str) -> Iterator[Vector]:
+        """Take an object and lift it."""
+        grasp = self._choose(thing)
+        self._angle = grasp.angle
+        start = self._place_of(thing)
+        self._rest = start[2]
+
+        def follow(height: float) -> Callable[[], Vector]:
+            return lambda: grasp.place + (self._place_of(thing) - start) + [0, 0, height]
+
+        clear = max(ABOVE, self._top_near(grasp.place[:2]) + 0.04 - grasp.place[2])
+        yield from self._move(follow(clear), OPEN, 0.012, 70, turned=0.08)
+        yield from self._move(follow(0.0), OPEN, 0.006, 40)
+        yield from self._stay(CLOSED, 12)
+        yield from self._rise(CLOSED, 0.12)
+
+    def _place(self, thing: str, target: str) -> Iterator[Vector]:
+        """Carry an object over its target and lower it."""
+        high = self._hand()[2] + 0.10
+
+        def over(height: float | None = None) -> Callable[[], Vector]:
+            def goal() -> Vector:
+                offset = self._hand() - self._place_of(thing)
+                there = self._target_of(target) + offset
+                return np.array([there[0], there[1], high if height is None else there[2] + height])
+
+            return goal
+
+        yield from self._move(over(), CLOSED, 0.015, 100)
+        support = self._support(target)
+        drop = support - self._target_of(target)[2]
+        low = self._place_of(thing)[2] - self._bottom_of(thing)
+        yield from self._move(over(drop + low + 0.01), CLOSED, 0.012, 60, stalled=True)
+        yield from self._stay(OPEN, 6)
+        yield from self._rise(OPEN, 0.12)
+
+    def _move(
+        self,
+        target: Callable[[], Vector],
+        grip: float,
+        near: float,
+        limit: int,
+        turned: float = 0.3,
+        stalled: bool = False,
+    ) -> Iterator[Vector]:
+        """Move to a place until it is near, or for `limit` actions, or until stopped by something."""
+        slow, before = 0, self._hand()
+        for _ in range(limit):
+            p, there = self._hand(), target()
+            if np.linalg.norm(p - there) < near and np.linalg.norm(self._turn_left()) < turned:
+                return
+            slow = slow + 1 if np.linalg.norm(p - before) < 0.0008 else 0
+            if stalled and slow > 6:
+                return
+            before = p
+            yield self._act_toward(there, grip)
+
+    def _rise(self, grip: float, height: float) -> Iterator[Vector]:
+        p = self._hand()
+        yield from self._move(lambda: p + [0, 0, height], grip, 0.02, 30)
+
+    def _stay(self, grip: float, steps: int) -> Iterator[Vector]:
+        p = self._hand()
+        for _ in range(steps):
+            yield self._act_toward(p, grip)
+
+    def _act_toward(self, place: Vector, grip: float) -> Vector:
+        """The action [7] of the simulator toward a place, with the hand turned as wanted."""
+        step = np.clip((place - self._hand()) * GAIN, -1, 1)
+        turn = np.clip(self._turn_left() * TURN_GAIN, -1, 1)
+        return np.array([*step, *turn, grip])
+
+    def _turn_left(self) -> Vector:
+        """Axis times angle [3] from the hand's orientation to the wanted one."""
+        cosine, sine = np.cos(self._angle), np.sin(self._angle)
+        wanted = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ DOWN
+        left = wanted @ _matrix(self._environment.values["robot0_eef_quat"]).T
+        axis = np.array([left[2, 1] - left[1, 2], left[0, 2] - left[2, 0], left[1, 0] - left[0, 1]])
+        sine = np.linalg.norm(axis) / 2
+        angle = np.arctan2(sine, (np.trace(left) - 1) / 2)
+        return axis / 2 * (angle / sine if sine > 1e-6 else 1.0)
+
+    # What the simulator knows.
+
+    @property
+    def _task(self) -> Any:
+        return self._environment.wrapper.env
+
+    def _hand(self) -> Vector:
+        return np.asarray(self._environment.values["robot0_eef_pos"], np.float64)
+
+    def _place_of(self, thing: str) -> Vector:
+        return np.array(self._task.sim.data.body_xpos[self._task.obj_body_id[thing]])
+
+    def _target_of(self, target: str) -> Vector:
+        if target in self._task.obj_body_id:
+            return self._place_of(target)
+        data = self._task.sim.data
+        return np.array(data.site_xpos[self._task.sim.model.site_name2id(target)])
+
+    def _points(self, thing: str) -> Points:
+        return sample_surface(self._task.sim, self._task.obj_body_id[thing])
+
+    def _others(self, *without: str) -> Points:
+        names = [name for name in self._task.obj_body_id if name not in without]
+        return np.concatenate([self._points(name) for name in names] or [np.zeros((0, 3))])
+
+    def _choose(self, thing: str) -> Grasp:
+        hold = HOLDS.get(self._task.get_object(thing).category_name, Hold())
+        points = self._points(thing)
+        others = self._others(thing)
+        return choose_grasp(points, others[others[:, 2] > points[:, 2].min() + 0.005], hold)
+
+    def _top_near(self, place: Vector) -> float:
+        points = self._others()
+        near = points[np.linalg.norm(points[:, :2] - place, axis=1) < 0.09, 2]
+        return float(near.max()) if len(near) else 0.0
+
+    def _bottom_of(self, thing: str) -> float:
+        return float(self._points(thing)[:, 2].min())
+
+    def _support(self, target: str) -> float:
+        """Height on which an object comes to rest at a target."""
+        x, y, z = self._target_of(target)
+        if target in self._task.obj_body_id:
+            points = self._points(target)
+            near = points[np.linalg.norm(points[:, :2] - [x, y], axis=1) < 0.03, 2]
+            return float(near.max()) if len(near) else z
+        return float(z)
+
+    def _holds(self, thing: str) -> bool:
+        return bool(self._place_of(thing)[2] - self._rest > 0.04)
+
+
+def _matrix(turn: NDArray[Any]) -> NDArray[Any]:
+    """Rotation matrix [3, 3] of a quaternion x, y, z, w."""
+    x, y, z, w = turn / np.linalg.norm(turn)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )

@@ -1,0 +1,129 @@
+"""How a parallel gripper takes an object from above: around its body or by its rim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import Points
+
+OPENING = 0.076  # meters between the open fingers
+FINGER = 0.02  # meters that a finger needs outside
+ANGLES = 16  # directions that are tried
+
+
+@dataclass(frozen=True)
+class Hold:
+    """How objects of a category are taken."""
+
+    by: Literal["body", "rim"] = "body"
+    depth: float = 0.025  # meters of the fingertips below the top of the object
+    height: float | None = None  # meters above its lowest point instead, for tall objects
+
+
+HOLDS = {
+    "akita_black_bowl": Hold("rim", 0.015),
+    "white_bowl": Hold("rim", 0.015),
+    "plate": Hold("rim", 0.008),
+    "red_coffee_mug": Hold("rim", 0.025),
+    "porcelain_mug": Hold("rim", 0.025),
+    "white_yellow_mug": Hold("rim", 0.025),
+}
+"""Category -> how it is taken, where it is not the default."""
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """Where the fingertips close, and in which direction."""
+
+    place: NDArray[np.float64]  # [3] meters
+    angle: float  # radians from the y axis of the world, in [-pi/2, pi/2]
+
+
+def choose_grasp(points: Points, others: Points, hold: Hold) -> Grasp:
+    """Choose where to take an object with these points, away from the points of others."""
+    top, bottom = points[:, 2].max(), points[:, 2].min()
+    z = top - min(hold.depth, (top - bottom) * 0.6)
+    if hold.height is not None:
+        z = bottom + hold.height
+    candidates = (_rim if hold.by == "rim" else _body)(points, z)
+    scored = [
+        (_cost(place, direction, width, others), place, direction)
+        for place, direction, width in candidates
+    ]
+    _, place, direction = min(scored, key=lambda one: one[0])
+    return Grasp(np.array([*place, z]), _angle(direction))
+
+
+Candidate = tuple[NDArray[np.float64], NDArray[np.float64], float]
+
+
+def _directions() -> NDArray[np.float64]:
+    turned = np.arange(ANGLES) * 2 * np.pi / ANGLES
+    return np.stack([-np.sin(turned), np.cos(turned)], -1)  # the first is y
+
+
+def _body(points: Points, z: float) -> list[Candidate]:
+    """Between the fingers: center, direction and width of the object at this height."""
+    band = points[np.abs(points[:, 2] - z) < 0.012, :2]
+    if len(band) < 3:
+        band = points[:, :2]
+    found = []
+    for direction in _box_directions(band):
+        along = band @ direction
+        low, high = along.min(), along.max()
+        across = np.array([-direction[1], direction[0]])
+        side = band @ across
+        place = direction * (low + high) / 2 + across * (side.min() + side.max()) / 2
+        found.append((place, direction, high - low))
+    return found
+
+
+def _box_directions(band: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Directions along and across the smallest rectangle around the points."""
+    turned = np.arange(90) * np.pi / 180
+    along = np.stack([-np.sin(turned), np.cos(turned)], -1)
+    across = np.stack([along[:, 1], -along[:, 0]], -1)
+    area = np.ptp(band @ along.T, axis=0) * np.ptp(band @ across.T, axis=0)
+    best = int(np.argmin(area))
+    if area.max() < 1.12 * area[best]:  # round: any direction will do, without turning
+        best = 0
+    return np.stack([along[best], across[best]])
+
+
+def _rim(points: Points, z: float) -> list[Candidate]:
+    """One finger inside: the wall of the object in each direction from its center."""
+    band = points[np.abs(points[:, 2] - z) < 0.012, :2]
+    center = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
+    found = []
+    for direction in _directions():
+        offset = band - center
+        along, aside = offset @ direction, np.abs(offset @ [-direction[1], direction[0]])
+        wall = along[(aside < 0.012) & (along > 0)]
+        if len(wall):
+            found.append((center + direction * (wall.max() - 0.004), direction, 0.01))
+    return found
+
+
+def _cost(
+    place: NDArray[np.float64], direction: NDArray[np.float64], width: float, others: Points
+) -> float:
+    """Prefer what fits, little turning, and fingers that do not meet others."""
+    cost = abs(_angle(direction)) * 0.02
+    if width > OPENING:
+        cost += 10 * (width - OPENING) + 1
+    for sign in (1, -1):
+        finger = place + sign * direction * (OPENING / 2 + FINGER / 2)
+        if len(others):
+            nearest = np.linalg.norm(others[:, :2] - finger, axis=1).min()
+            cost += max(0.0, FINGER - nearest) * 5
+    return cost
+
+
+def _angle(direction: NDArray[np.float64]) -> float:
+    """Angle of a direction from y, modulo half a turn: the fingers are alike."""
+    angle = np.arctan2(-direction[0], direction[1])
+    return float((angle + np.pi / 2) % np.pi - np.pi / 2)
