@@ -296,9 +296,9 @@ def test_bench(drawn: Drawn) -> None:
 
 
 def test_eval_and_demo(drawn: Drawn) -> None:
+    from wamkit.cli._eval_task import draw as draw_eval
     from wamkit.cli.demo.command import _draw as draw_demo
     from wamkit.cli.demo.stages import Demo, Settings, Way
-    from wamkit.cli.eval import _draw as draw_eval
 
     found = {
         "successes": 17,

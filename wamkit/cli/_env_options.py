@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config.registry import registry
+from ..config.suites import suites
 from ._completion import filter_prefix
 from ._output import console
 
@@ -24,15 +25,28 @@ def complete_environment(incomplete: str) -> list[str]:
     return filter_prefix(candidates, incomplete)
 
 
+def complete_suite(incomplete: str) -> list[str]:
+    """The suites of the installed environments that begin like this."""
+    return filter_prefix(suites(), incomplete)
+
+
 ENV_HELP = "An environment (`wamkit list environment`), with its task after a colon."
 Env = Annotated[
     str,
     typer.Argument(metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment),
 ]
 EnvOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--env", metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment
+    ),
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suite",
+        help="A benchmark: all its tasks, by its protocol (`wamkit list environment`).",
+        autocompletion=complete_suite,
     ),
 ]
 EnvSettings = Annotated[

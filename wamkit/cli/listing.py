@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config.parts import ALL_KINDS, Part
+from ..config.parts import ALL_KINDS, EnvironmentConfig, Part
 from ..config.registry import registry
 from ..errors import WamkitError, did_you_mean
 from ._options import Json, complete_kind
@@ -79,6 +79,8 @@ def _text(row: dict[str, Any], usual: dict[str, str]) -> str:
     more = [f"{key} {row[key]}" for key in ("license", "from") if row[key] != usual[key]]
     if needs:
         more.append(f"needs {', '.join(needs)}")
+    if row.get("suites"):
+        more.append(f"suites {', '.join(row['suites'])}")
     return f"{row['summary']}; {'; '.join(more)}" if more else row["summary"]
 
 
@@ -89,6 +91,7 @@ def _most(values: list[str]) -> str:
 def describe_part(cls: type[Part]) -> dict[str, Any]:
     """The facts of `list` about one part."""
     name = cls.model_fields["name"].default
+    suites = {"suites": list(cls.suites)} if issubclass(cls, EnvironmentConfig) else {}
     return {
         "kind": cls.kind,
         "name": name,
@@ -97,6 +100,7 @@ def describe_part(cls: type[Part]) -> dict[str, Any]:
         "license": cls.license,
         "needs": list(cls.requires),
         "missing": [module for module in cls.requires if find_spec(module) is None],
+        **suites,
     }
 
 

@@ -82,6 +82,10 @@ def command(
         about: dict[str, Any] = {"doc": cleandoc(cls.__doc__ or ""), "source": cls.source}
         if isinstance(part, EnvironmentConfig):
             about["tasks"] = dict(part.subjects)
+            about["suites"] = {
+                suite: {"tasks": list(tasks), "settings": dict(part.suite_settings.get(suite, {}))}
+                for suite, tasks in part.suites.items()
+            }
         emit({**describe_part(cls), **about, "keys": keys, "variants": rows})
         return
     say(f"{kind} {name}", "bold")
@@ -110,6 +114,19 @@ def command(
         for task, instruction in part.subjects.items():
             made.add_row(task, instruction)
         show_table(made)
+    if isinstance(part, EnvironmentConfig) and part.suites:
+        _show_suites(part)
+
+
+def _show_suites(part: EnvironmentConfig) -> None:
+    """The benchmark suites of an environment, with the settings of their protocols."""
+    say(f"\nsuites, as in `--suite {next(iter(part.suites))}`", "bold")
+    made = table("suite", "tasks", "protocol", right=("tasks",), keep=("suite",))
+    for suite, tasks in part.suites.items():
+        settings = part.suite_settings.get(suite, {})
+        protocol = ", ".join(f"{key} = {cell_text(value)}" for key, value in settings.items())
+        made.add_row(suite, str(len(tasks)), protocol or "the defaults")
+    show_table(made)
 
 
 def _variants(cls: type[Part], raw: dict[str, Any], part: Part) -> list[Part]:

@@ -30,6 +30,8 @@ class TextEmbeddingCache:
         self.encoder = encoder
         self.template = template
         self.most = most
+        self.length = 0
+        """Tokens that every batch is padded to at least (`pad_for`)."""
         self.encoded = 0  # prompts that went through the encoder
         self._kept: OrderedDict[tuple[str, str], Text] = OrderedDict()
         self._mark: str | None = None  # a frozen encoder's fingerprint, taken once
@@ -53,7 +55,19 @@ class TextEmbeddingCache:
             self._kept.move_to_end((mark, prompt))
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
-        return stack_texts(rows)
+        return stack_texts(rows, self.length)
+
+    def pad_for(self, prompts: Sequence[str]) -> None:
+        """Pad batches to one length from now on, if these instructions differ in theirs.
+
+        So the shape of a batch, and with it the rounding of its samples, depends on no prompt in
+        it. A trainable encoder pads for itself.
+        """
+        if self.encoder.trainable:
+            return
+        self.length = 0
+        lengths = {self.encode([prompt]).tokens.shape[1] for prompt in dict.fromkeys(prompts)}
+        self.length = max(lengths) + 1 if len(lengths) > 1 else 0  # + 1: always with a mask
 
 
 Places = tuple[list[dict[str, Any]], list[str]]
@@ -198,9 +212,12 @@ def _with_padding_token(text: Text) -> Text:
     return replace(text, tokens=tokens, valid=valid, repeats=repeats)
 
 
-def stack_texts(rows: Sequence[Text]) -> Text:
-    """Concatenate texts along the batch axis, padded to one length; padding is masked."""
-    length = max(row.tokens.shape[1] for row in rows)
+def stack_texts(rows: Sequence[Text], length: int = 0) -> Text:
+    """Concatenate texts along the batch axis, padded to one length; padding is masked.
+
+    `length` is the least number of tokens.
+    """
+    length = max(length, *(row.tokens.shape[1] for row in rows))
     tokens = torch.cat([F.pad(r.tokens, (0, 0, 0, length - r.tokens.shape[1])) for r in rows])
     repeats = None
     if any(row.repeats is not None for row in rows):

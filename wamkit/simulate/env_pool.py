@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from ..config.seeds import to_32_bits
 from ..errors import WamkitError
 from .environment import EnvObservation, Robot, Step
 from .episodes import Frame, Rollout
+from .rendering import VARIABLES
 
 
 @dataclass
@@ -37,12 +39,40 @@ class Progress:
 
 
 class EnvWorker:
-    """One environment and the episodes that run in it."""
+    """One environment at a time, and the episodes that run in it."""
 
     def __init__(self, config: EnvironmentConfig) -> None:
         self.config = config
-        self.environment = config.build()
+        self._environment: Any = None
         self._done = 0
+
+    @property
+    def environment(self) -> Any:
+        """The environment, built when it is needed first."""
+        if self._environment is None:
+            self._environment = self.config.build()
+        return self._environment
+
+    def switch(self, config: EnvironmentConfig) -> Robot:
+        """Change to the environment of `config`; the former one is freed before it is built."""
+        if config != self.config:
+            self.close()
+            self.config, self._environment = config, None
+        return self.robot()
+
+    def begin(self, config: EnvironmentConfig, seed: int) -> tuple[Robot, EnvObservation]:
+        """Begin an episode in the environment of `config`; its robot, and the first observation."""
+        return self.switch(config), self.reset(seed)
+
+    def play_in(self, config: EnvironmentConfig, seed: int, actor: str, keep: bool) -> Rollout:
+        """`play` an episode of `expert` or `random`, without noise, in that environment."""
+        self.switch(config)
+        return self.play(seed, actor, 0.0, 0, keep)
+
+    def rendering(self) -> dict[str, str]:
+        """Environment variables that decide how this process renders, once it has."""
+        self.robot()
+        return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
     def robot(self) -> Robot:
         """Return the specification of the robot."""
@@ -154,7 +184,8 @@ class EnvWorker:
 
     def close(self) -> None:
         """Free the environment."""
-        self.environment.close()
+        if self._environment is not None:
+            self._environment.close()
 
 
 class EnvPool:
@@ -233,6 +264,10 @@ class EnvPool:
             return
         found = wait([self._pipes[place] for place in places])
         yield from (place for place in places if self._pipes[place] in found)
+
+    def is_ready(self, place: int) -> bool:
+        """Whether the worker has an answer, or is gone: `answer` will not wait."""
+        return bool(self._here) or self._pipes[place].poll()
 
     def robot(self) -> Robot:
         """Specification of the robot, the same in every process."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from ..errors import WamkitError
 
 GL, SDL = "MUJOCO_GL", "SDL_VIDEODRIVER"
+VARIABLES = (GL, SDL, "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID")
+"""Environment variables that decide how simulators render."""
 _ON = ("", "enable", "enabled", "on", "true", "1", "glfw", "glx")  # all of them need a display
 _OFF = ("disable", "disabled", "off", "false", "0")
 _KNOWN = (*_ON, *_OFF, "egl", "osmesa")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..data import video_writer
+from ..data.video import pyav
 from ..files.durable import as_not_written, make_folder, write_bytes
 from .episodes import Rollout
 
@@ -23,6 +24,12 @@ READABLE = 192  # pixels of height that small images are enlarged to
 BORDER = 4
 PLAIN, SOLVED, IMAGINED = (60, 60, 60), (60, 170, 70), (230, 140, 30)
 GIF_FPS = 50.0  # browsers slow down faster GIFs
+
+
+def expect_video(ending: str) -> None:
+    """Raise WamkitError if films with this ending cannot be written here."""
+    if ending == "mp4":
+        pyav()
 
 
 def video_frames(rollout: Rollout, every: int) -> Iterator[NDArray[np.uint8]]:

@@ -11,6 +11,7 @@ from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import EnvironmentConfig, Part
 from wamkit.errors import did_you_mean
 
+from .suites import SETTINGS, SUITES
 from .tasks import TASKS
 
 WAMKIT_API = 1
@@ -28,6 +29,8 @@ class MetaWorld(EnvironmentConfig):
     source = "https://github.com/Farama-Foundation/Metaworld"
     requires = ("metaworld", "packaging")
     subjects = TASKS
+    suites = SUITES
+    suite_settings = SETTINGS
 
     name: Literal["metaworld"] = "metaworld"
     task: str = "button-press-topdown-v3"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -24,6 +24,7 @@ class PushT(EnvironmentConfig):
     source = "https://github.com/huggingface/gym-pusht"
     requires = ("gym_pusht",)
     subject: ClassVar[str | None] = None
+    suites: ClassVar[Mapping[str, tuple[str, ...]]] = {"pusht": ("",)}
 
     name: Literal["pusht"] = "pusht"
     size: int = Field(96, gt=0, multiple_of=2)

@@ -1,0 +1,121 @@
+"""The policy of `wamkit eval`, loaded once everything fits its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SpecError, WamkitError
+from ._output import note
+from ._sources import resolve_source
+
+if TYPE_CHECKING:
+    from ..simulate.environment import Robot
+    from ..simulate.policy_runner import PolicyRunner
+    from ..simulate.suite.actor import Actor
+    from ..simulate.suite.plan import Task
+
+
+BASELINES = ("random", "expert")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """How the policy is to act, as it was typed."""
+
+    policy: str
+    execute_steps: int | None
+    act_options: list[str]
+    camera_map: list[str]
+    overrides: list[str]
+    device: str
+
+    def expect_none(self, who: str) -> None:
+        """Raise WamkitError if options were typed that have no meaning for `who`."""
+        if self.execute_steps or self.act_options or self.camera_map or self.overrides:
+            raise WamkitError(
+                f"--execute-steps, --act-option, --camera-map and --set have no meaning for {who}",
+                "leave them out",
+            )
+
+
+def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) -> PolicyRunner:
+    """The policy, loaded when everything fits. Raises SpecError with all that does not."""
+    from ..config.runs import is_folder
+    from ..policy.build import resolve
+    from ..simulate.compatibility import conflicts, views_of
+    from ._inputs import load_policy
+
+    policy, overrides = options.policy, options.overrides
+    if not is_folder(policy):
+        raise WamkitError(
+            f"no saved policy at {policy}",
+            "name the folder of one, or a baseline: random or expert",
+        )
+    folder = resolve_source(Path(policy))
+    spec = resolve(folder, overrides)
+    named = parse_pairs("--camera-map", options.camera_map)
+    stateful = spec.paradigm.build().stateful
+    steps = options.execute_steps or (
+        spec.actions.chunk_size if stateful else max(1, spec.actions.chunk_size // 2)
+    )
+    if found := list(conflicts(spec, robot, named, steps, stateful)):
+        raise SpecError(found, f"{policy} in this environment")
+    from ..simulate.policy_runner import PolicyRunner
+
+    made, notes = load_policy(folder, spec, options.device, overrides)
+    for line in notes:
+        note(line)
+    typed = parse_pairs("--act-option", options.act_options)
+    act_options = {name: _value(text) for name, text in typed.items()}
+    return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
+
+
+def load_actor(
+    options: PolicyOptions, robot: Robot, tasks: Sequence[Task]
+) -> tuple[dict[str, Any], Actor | None]:
+    """What decides in a suite, None for a baseline, and all of it that decides the results.
+
+    Raises SpecError with every reason why it does not fit.
+    """
+    if options.policy in BASELINES:
+        return {"name": options.policy}, None
+    from ..policy.fingerprint import fingerprint
+    from ..simulate.suite.actor import PolicyActor
+
+    runner = load_runner(options, robot)
+    policy = runner.policy
+    if policy.actions.statistics is None:
+        note("the policy has no statistics: its actions are in normalized units")
+    settings = {
+        "fingerprint": fingerprint(policy),
+        "execute_steps": runner.execute_steps,
+        "chunk_size": policy.spec.actions.chunk_size,
+        "views": dict(runner.views),
+        "act_options": dict(runner.act_options),
+        "device": policy.device.type,
+    }
+    return settings, PolicyActor(runner, [task.instruction for task in tasks])
+
+
+def parse_pairs(option: str, args: Iterable[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE` arguments to a dictionary."""
+    found = {}
+    for word in args:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise WamkitError(f"{option} {word!r} has no '='", f"write {option} NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, null or text, as YAML reads it."""
+    from ..files import strict_yaml
+
+    try:
+        return strict_yaml.loads(text)
+    except ValueError as error:
+        raise WamkitError(f"the value {text[:80]!r} cannot be read: {error}", "quote it") from None
