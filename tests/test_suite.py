@@ -1,0 +1,213 @@
+"""`wamkit eval --suite`: what is played, kept over a kill, merged, shown and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rails
+
+from wamkit.cli._env_options import complete_suite
+from wamkit.config.registry import forget
+from wamkit.config.suites import choose_tasks, find_suite
+from wamkit.policy.policy import Policy
+from wamkit.simulate import EnvPool
+from wamkit.simulate.policy_runner import PolicyRunner, RunningEpisode
+from wamkit.simulate.suite.actor import PolicyActor
+
+Wamkit = Callable[..., tuple[int, str, str]]
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The plugin is installed for this process and those it starts."""
+    folder = tmp_path_factory.mktemp("plugin")
+    rails.install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        paths = [str(folder), str(TESTS), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        forget()
+        yield folder
+    forget()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rails.save_policy(tmp_path_factory.mktemp("saved") / "policy")
+
+
+def outcomes(folder: Path) -> list[dict[str, Any]]:
+    """The table of an evaluation and its episodes, without what depends on time."""
+    found = json.loads((folder / "eval.json").read_text())
+    timed = ("seconds", "decision_ms", "film")
+    episodes = [{k: v for k, v in e.items() if k not in timed} for e in found["per_episode"]]
+    return [*found["tasks"], *episodes]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "episodes.jsonl").read_text() if (folder / "episodes.jsonl").exists() else ""
+    return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
+
+
+def test_a_killed_suite_goes_on_to_the_result_of_an_uninterrupted_one(
+    wamkit: Wamkit, saved: Path, tmp_path: Path
+) -> None:
+    args = ("eval", saved, "--suite", "rails", "--episodes", 7, "--processes", 4, "--films", 0)
+    code, _, _ = wamkit(*args, "--out", tmp_path / "whole")
+    assert code == 0
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wamkit", *map(str, args), "--out", str(out)],
+        env={**os.environ, rails.PAUSE: "0.05"},
+    )
+    end = time.monotonic() + 120
+    while len(lines(out)) < 4 and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (out / "episodes.jsonl").open("ab") as torn:
+        torn.write(b'{"task": "near", "epi')  # what a write that was cut short leaves
+    played = len(lines(out))
+    assert 4 <= played < 21
+    code, _, err = wamkit(*args, "--out", out)
+    assert code == 0 and f"has {played} episodes already; {21 - played} are left" in err
+    keys = [(line["task"], line["episode"]) for line in lines(out)]
+    assert len(keys) == len(set(keys)) == 21
+    assert outcomes(out) == outcomes(tmp_path / "whole")
+
+
+def test_an_episode_does_not_depend_on_the_others_of_its_batch(saved: Path) -> None:
+    texts = list(rails.Rails.subjects.values())
+    runner = PolicyRunner(Policy.load(saved), {"side": "side"}, 4, {})
+    actor = PolicyActor(runner, texts)
+
+    def decide(active: list[int]) -> dict[int, Any]:
+        running = {}
+        for place in active:
+            worker = EnvPool(rails.Rails(task=list(rails.Rails.subjects)[place % 3]), apart=False)
+            worker.ask(0, "reset", place)
+            running[place] = RunningEpisode(place, {0: worker.answer(0)})
+        return actor.decide(running, range(6))
+
+    together = decide([0, 1, 2, 3, 4, 5])
+    for active in ([2], [0, 3], [5, 1]):
+        for place, chunk in decide(active).items():
+            assert np.array_equal(chunk, together[place])
+
+
+def test_shards_are_merged_to_the_whole(wamkit: Wamkit, tmp_path: Path) -> None:
+    args = ("eval", "random", "--suite", "rails", "--episodes", 3, "--processes", 0)
+    args = (*args, "--video-format", "gif")
+    assert wamkit(*args, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "shards"
+    for shard in ("1/2", "2/2"):
+        code, text, _ = wamkit(*args, "--out", out, "--shard", shard)
+        assert code == 0 and f"shard-{shard[0]}-of-2" in text
+    code, text, _ = wamkit("eval", "--merge", out, "--json")
+    found = json.loads(text)
+    assert code == 0 and found["complete"] and found["episodes"] == 9
+    assert outcomes(out) == outcomes(tmp_path / "whole")
+    films = {e["film"] for e in found["per_episode"] if e["film"]}
+    assert films and films == {file.name for file in (out / "films").iterdir()}
+    code, _, err = wamkit(*args, "--out", out)  # nothing is left for the same command
+    assert code == 0 and "has 9 episodes already; 0 are left" in err
+
+
+def test_a_missing_shard_is_missed(wamkit: Wamkit, tmp_path: Path) -> None:
+    args = ("eval", "random", "--suite", "rails", "--episodes", 2, "--processes", 0)
+    wamkit(*args, "--films", 0, "--out", tmp_path, "--shard", "2/3")
+    code, _, err = wamkit("eval", "--merge", tmp_path)
+    assert code == 0 and "4 of 6 episodes are missing" in err
+    assert "Incomplete" in (tmp_path / "index.html").read_text()
+
+
+def test_the_result_records_what_it_was_computed_with(
+    wamkit: Wamkit, saved: Path, tmp_path: Path
+) -> None:
+    args = ("eval", saved, "--suite", "rails", "--episodes", 2, "--processes", 0, "--tasks", "0,2")
+    code, text, _ = wamkit(
+        *args, "--films", 1, "--video-format", "gif", "--out", tmp_path, "--json"
+    )
+    found = json.loads(text)
+    assert code == 0 and [row["task"] for row in found["tasks"]] == ["near", "never"]
+    assert found["settings"]["environment"] == {"name": "rails", "max_steps": 10, "size": 16}
+    policy = found["settings"]["policy"]
+    assert len(policy["fingerprint"]) == 32 and policy["execute_steps"] == 2
+    assert {"wamkit", "torch", "numpy"} <= found["versions"].keys()
+    assert [e["seed"] for e in found["per_episode"]] == [1000, 1001, 1000, 1001]
+    page = (tmp_path / "index.html").read_text()
+    assert "near" in page and policy["fingerprint"] in page and "http" not in page
+    for film in (e["film"] for e in found["per_episode"] if e["film"]):
+        assert f'src="films/{film}"' in page and (tmp_path / "films" / film).is_file()
+
+
+def test_other_settings_are_refused_by_name(wamkit: Wamkit, saved: Path, tmp_path: Path) -> None:
+    args = ("eval", saved, "--suite", "one_rail", "--processes", 0, "--films", 0)
+    assert wamkit(*args, "--episodes", 1, "--out", tmp_path)[0] == 0
+    changed = ("--seed", 5, "--env-arg", "size=8", "--set", "schedules.action.steps=3")
+    code, _, err = wamkit(*args, "--episodes", 2, "--out", tmp_path, *changed)
+    assert code == 2 and "episodes_per_task was 1 and is 2" in err
+    assert "seed was 1000 and is 5" in err and "environment.size was 16 and is 8" in err
+    assert "policy.fingerprint was" in err and "choose another --out" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "messages"),
+    [
+        (("--suite", "rial"), ("there is no suite 'rial'", "did you mean 'rails'")),
+        (("--suite", "rails", "--tasks", "1-3"), ("has 3 tasks", "numbers from 0 to 2")),
+        (("--suite", "rails", "--tasks", "nera"), ("no task 'nera'", "did you mean 'near'")),
+        (("--suite", "rails", "--shard", "3/2"), ("--shard '3/2' is no share",)),
+        (("--suite", "rails", "--env", "pusht"), ("--env and --suite together",)),
+        ((), ("neither --env nor --suite",)),
+        (("--suite", "rails", "--record", "x"), ("--record and --dataset are of --env",)),
+        (("--env", "pusht", "--shard", "1/2"), ("--tasks, --shard and --out are of --suite",)),
+        (("--suite", "rails", "--execute-steps", 2), ("have no meaning for random",)),
+        (("--suite", "rails", "--env-arg", "size=x"), ("size",)),
+    ],
+)
+def test_bad_input_is_answered(
+    wamkit: Wamkit, tmp_path: Path, args: tuple[Any, ...], messages: tuple[str, ...]
+) -> None:
+    place = () if "--env" in args else ("--out", tmp_path / "out")
+    code, _, err = wamkit("eval", "random", *args, *(place if args else ()))
+    assert code == 2 and all(message in err for message in messages), err
+    assert not (tmp_path / "out" / "settings.json").exists()
+
+
+def test_a_policy_that_does_not_fit_is_refused_with_every_reason(
+    wamkit: Wamkit, tmp_path: Path
+) -> None:
+    other = rails.save_policy(
+        tmp_path / "other",
+        cameras={"views": [{"name": "a", "size": [16, 16]}, {"name": "b", "size": [16, 16]}]},
+        actions={"chunk_size": 4, "control_hz": 10, "groups": [{"name": "dx", "size": 2}]},
+    )
+    args = ("--suite", "rails", "--processes", 0, "--films", 0, "--out", tmp_path / "out")
+    code, _, err = wamkit("eval", other, *args)
+    assert code == 2 and "view 'a' looks for camera 'a'" in err
+    assert "an action of the policy has 2 values, the environment takes 1: dx" in err
+
+
+def test_suites_are_listed_and_completed(wamkit: Wamkit) -> None:
+    assert complete_suite("rail") == ["rails"] and "mt10" in complete_suite("")
+    assert "suites rails, one_rail" in " ".join(wamkit("list", "environment")[1].split())
+    found = json.loads(wamkit("show", "environment", "rails", "--json")[1])
+    assert found["suites"]["rails"] == {
+        "tasks": ["near", "far", "never"],
+        "settings": {"max_steps": 10},
+    }
+    suite = find_suite("rails")
+    assert choose_tasks(suite, []) == [0, 1, 2]
+    assert choose_tasks(suite, ["far,0", "1-2"]) == [0, 1, 2]
