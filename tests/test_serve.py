@@ -79,6 +79,8 @@ def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
         "policy": "toy",
         "cameras": {"front": {"key": "observation/front", "size": [32, 32]}},
         "num_images": 1,
+        "image_steps": [0],
+        "image_stride": 1,
         "state": {"key": "observation/state", "size": 2},
         "actions": ["arm.0", "arm.1", "arm.2", "gripper"],
         "chunk_size": 8,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpecError, WamkitError
+from ..files.install import install_hint
 from ._output import note
 from ._sources import resolve_source
 
@@ -38,6 +41,20 @@ class PolicyOptions:
             raise WamkitError(
                 f"--execute-steps, --act-option, --camera-map and --set have no meaning for {who}",
                 "leave them out",
+            )
+
+
+def is_remote(policy: str) -> bool:
+    """Whether a server is meant."""
+    return policy.startswith(("ws://", "wss://"))
+
+
+def expect_serve() -> None:
+    """Raise WamkitError unless the modules of a client are installed."""
+    for module in ("websockets", "msgpack"):
+        if find_spec(module) is None:
+            raise WamkitError(
+                f"a server is reached with {module}, which is not installed", install_hint("serve")
             )
 
 
@@ -74,14 +91,29 @@ def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) 
 
 
 def load_actor(
-    options: PolicyOptions, robot: Robot, tasks: Sequence[Task]
+    options: PolicyOptions, robot: Robot, tasks: Sequence[Task], simulators: int, stack: ExitStack
 ) -> tuple[dict[str, Any], Actor | None]:
     """What decides in a suite, None for a baseline, and all of it that decides the results.
 
-    Raises SpecError with every reason why it does not fit.
+    Connections to a server are closed with `stack`. Raises SpecError with every reason why the
+    policy does not fit.
     """
     if options.policy in BASELINES:
         return {"name": options.policy}, None
+    if is_remote(options.policy):
+        expect_serve()
+        from ..serve.remote_actor import RemoteActor
+
+        if options.act_options or options.overrides:
+            raise WamkitError(
+                "--act-option and --set have no meaning for a server",
+                "type them where the policy is served: wamkit serve POLICY --set KEY=VALUE",
+            )
+        named = parse_pairs("--camera-map", options.camera_map)
+        remote = stack.enter_context(
+            RemoteActor(options.policy, robot, named, options.execute_steps, simulators)
+        )
+        return remote.settings, remote
     from ..policy.fingerprint import fingerprint
     from ..simulate.suite.actor import PolicyActor
 

@@ -66,7 +66,7 @@ def run_suite(options: SuiteOptions, acting: PolicyOptions, *, json: bool) -> No
         workers = stack.enter_context(EnvPool(config, simulators, apart=options.processes > 0))
         workers.ask(0, "rendering")
         rendering, robot = workers.answer(0), workers.robot()
-        decides, actor = load_actor(acting, robot, tasks)
+        decides, actor = load_actor(acting, robot, tasks, simulators, stack)
         settings = {
             "suite": suite.name,
             "tasks": [task.subject for task in tasks],

@@ -69,6 +69,8 @@ class RequestHandler:
                 for view in spec.cameras.views
             },
             "num_images": spec.video.num_observed,
+            "image_steps": list(spec.video.moments(spec.video.num_observed)),
+            "image_stride": spec.video.frame_stride * spec.video.repeats,
             "state": {"key": STATE, "size": spec.state.size},
             "actions": [self.policy.actions.names[i] for i in self.policy.actions.executed],
             "chunk_size": spec.actions.chunk_size,
