@@ -13,7 +13,7 @@ from PIL import Image
 import wamkit as package
 from wamkit import Observation, WamkitError
 from wamkit.config.seeds import MOST, expect_seed, fold_seed, to_32_bits
-from wamkit.serve.protocol import _parse_seed
+from wamkit.serve.fields import parse_seed
 from wamkit.simulate.policy_runner import RunningEpisode
 from wamkit.train.config import read_config
 
@@ -32,14 +32,14 @@ def test_a_seed_of_64_bits_acts_imagines_and_builds(seed: int) -> None:
     assert not one.equal(policy.act(seen, seed=seed ^ 1).values)
     assert policy.act(seen, seed=[seed]).values.isfinite().all()
     assert policy.imagine(seen, seed=np.uint64(seed)).canvas.isfinite().all()
-    assert _parse_seed({"seed": seed}) == seed
+    assert parse_seed({"seed": seed}) == seed
 
 
 @pytest.mark.parametrize("seed", NONE, ids=lambda seed: str(type(seed).__name__))
 def test_what_is_no_seed_is_refused_with_a_message(seed: Any) -> None:
     policy = package.build(SMALL)
     seen = Observation({"front": np.zeros((16, 16, 3), np.uint8)}, "go")
-    ways: list[Callable[[], Any]] = [lambda: expect_seed(seed), lambda: _parse_seed({"seed": seed})]
+    ways: list[Callable[[], Any]] = [lambda: expect_seed(seed), lambda: parse_seed({"seed": seed})]
     if not isinstance(seed, str | list):
         ways += [lambda: policy.act(seen, seed=seed), lambda: policy.imagine(seen, seed=[seed])]
     for way in ways:

@@ -87,6 +87,8 @@ def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
         "control_hz": 10.0,
         "normalized": True,
         "stateful": False,
+        "imagines": True,
+        "prefix": client.metadata["prefix"],
         "wamkit": package.__version__,
     }
 

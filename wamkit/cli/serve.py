@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -83,6 +84,43 @@ def command(
             "the client that holds most is disconnected.",
         ),
     ] = 1024,
+    max_message: Annotated[
+        int, typer.Option(min=1, max=128, help="MiB of one message at most.")
+    ] = 128,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Maximum of requests that wait. One more is answered at once that the server is "
+            "busy.",
+        ),
+    ] = 64,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Maximum of requests that are computed together. By default 8, and 1 in a mode "
+            "that compiles or captures, which prepares every power of 2 up to it at the start.",
+        ),
+    ] = None,
+    max_wait_ms: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="Milliseconds that a request waits for those of other robots; 0 for never. A "
+            "robot alone never waits.",
+        ),
+    ] = 5,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Accept only clients with a key in this file, one a line, in the header "
+            "Authorization: Api-Key KEY.",
+        ),
+    ] = None,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="Run mode."),
@@ -94,8 +132,8 @@ def command(
 ) -> None:
     """Serve a policy over websockets until Ctrl-C or SIGTERM, to openpi's clients and wamkit's.
 
-    There is no authentication: any host that reaches the port can send requests. A second signal
-    ends it at once.
+    Requests of several robots are computed together. Without --api-key-file any host that reaches
+    the port can send requests. A second signal ends it at once.
     """
     from ..serve import require
 
@@ -104,12 +142,14 @@ def command(
         "--ping-interval": ping_interval,
         "--ping-timeout": ping_timeout,
         "--session-timeout": session_timeout,
+        "--max-wait-ms": max_wait_ms,
     }
     if endless := [name for name, seconds in times.items() if not isfinite(seconds)]:
         raise WamkitError(
             f"{' and '.join(endless)} must be a number of seconds",
             "for example --ping-timeout 3600, or 0 for never",
         )
+    from ..serve.keys import ApiKeys, read_keys
     from ..serve.limits import Limits
     from ..serve.protocol import keys_of
     from ..serve.server import Server, address_of, bind
@@ -122,24 +162,32 @@ def command(
         spec, notes = chosen(source, overrides or [], tiny=tiny)
         renamed = _parse_camera_map(view or [])
         keys_of(spec, renamed)  # before any weight is loaded: are the views there?
+        keys = ApiKeys() if api_key_file is None else read_keys(api_key_file)
         listener = bind(host, port)
         policy, untrained = load_policy(source, spec, device, overrides or [], quantize)
         policy.set_mode(mode)
         patience = SessionTimeouts(
             ping_interval or None, ping_timeout or None, session_timeout, keep_sessions
         )
-        limits = Limits(max_clients, buffer=max_buffer << 20)
-        server = Server(policy, named, renamed, patience, limits)
+        limits = Limits(
+            max_clients,
+            buffer=max_buffer << 20,
+            message=max_message << 20,
+            queue=max_queue,
+            batch=max_batch or (8 if mode == "eager" else 1),
+            max_wait=max_wait_ms / 1000,
+        )
+        server = Server(policy, named, renamed, patience, limits, keys)
         with spinner("warming up"):
             server.warm_up(prompt or ())
             gc.collect()
             gc.freeze()  # what compiling left behind is looked through no more, during a chunk
         if policy.actions.statistics is None:
             untrained = [*untrained, "no statistics yet: actions are in normalized units"]
-        if host not in LOCAL:
+        if host not in LOCAL and not keys:
             untrained = [
                 *untrained,
-                f"any client that reaches {host} can send requests: there is no authentication",
+                f"any client that reaches {host} can send requests: there is no --api-key-file",
             ]
         for line in notes + untrained + unready(mode, prompt or []):
             note(line)
@@ -221,6 +269,10 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
     made.add_row("reset", "may be left out; True begins a new episode")
     if meta["stateful"]:
         made.add_row("executed", "may be left out; the actions since the last observation")
+    if meta.get("imagines"):
+        made.add_row("imagine", "may be left out; True returns the predicted frames too")
+    if meta.get("prefix"):
+        made.add_row("prefix", "may be left out; the actions that the chunk begins with")
     show_table(made)
     example = "\n        ".join([*lines, '"prompt": "pick up the cup",'])
     say("\nA client", "bold")

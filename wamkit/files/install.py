@@ -15,6 +15,7 @@ EXTRAS = {
     "trackio": ("trackio",),
     "wandb": ("wandb",),
     "serve": ("websockets", "msgpack"),
+    "metrics": ("prometheus_client",),
     "plots": ("matplotlib", "jinja2"),
     "wizard": ("questionary",),
     "notebooks": ("wamkit", "jupytext", "nbclient", "ipykernel"),

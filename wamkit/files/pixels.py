@@ -7,7 +7,9 @@ in `wamkit.policy.cameras`, the same in data sets, servers and files.
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import WamkitError
-from .images import exif_orientation, expect_size, image_error, open_image
+from .images import FORMATS, exif_orientation, expect_size, image_error, open_image
 from .paths import expand_home
 
 COLORS = re.compile(r"^(?:L|LA|La|RGB|RGBA|RGBX|RGBa|CMYK|[RGBAXCMYK]);(?:16|32)")
@@ -85,12 +87,34 @@ def read_pixels(path: str | Path) -> NDArray[Any]:
     file = expand_home(path)
     if not file.is_file():
         raise WamkitError(f"no image at {file}", "check the path")
-    with open_image(file, str(file)) as image:
-        found = pixels(image, str(file))
+    return decode_pixels(file, str(file))
+
+
+def decode_pixels(
+    source: Path | bytes, where: str, formats: Sequence[str] = FORMATS
+) -> NDArray[Any]:
+    """An image from a file or its bytes, upright, as `pixels` gives it; `where` names it in errors.
+
+    Raises WamkitError if it is of none of `formats`, and as `pixels` does.
+    """
+    with open_image(source, where) as image:
+        if image.format not in formats:
+            raise WamkitError(
+                f"{where} is a {image.format} file; expected {' or '.join(formats)}",
+                f"save it as {formats[0]}",
+            )
+        found = pixels(image, where)
         orientation = exif_orientation(image)
     turns, mirrored = UPRIGHT.get(orientation, (0, False))
     found = np.rot90(found, turns)
     return np.ascontiguousarray(found[:, ::-1] if mirrored else found)
+
+
+def to_jpeg(image: NDArray[np.uint8], quality: int = 85) -> bytes:
+    """uint8 [height, width, 3] as the bytes of a JPEG file; `quality` is from 1 to 95."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
 
 
 def _cut(tile: Any) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from time import monotonic, sleep
 from typing import Any, Self
 
+import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from ..errors import WamkitError
+from ..files.pixels import to_jpeg
 from .codec import LIMIT, pack, unpack
 from .quoting import truncate_text
 
@@ -25,14 +27,25 @@ class Client:
             reply["actions"]  # [N, A] float32, in physical units
 
     `metadata` holds the keys that the policy expects, and the names of its actions. A lost
-    connection is restored for up to `timeout` seconds, and continues the session. Raises
-    WamkitError if no server answers within that time, or if the server dropped a session that has
-    memory.
+    connection is restored for up to `timeout` seconds, and continues the session. `api_key` is sent
+    to a server that wants one. With `jpeg`, a quality from 1 to 95, images of 8 bits are sent as
+    JPEG: some 20 times less to send, and slightly other pixels. Raises WamkitError if no server
+    answers within that time, or if the server dropped a session that has memory.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8000, *, timeout: float = 10) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        timeout: float = 10,
+        api_key: str | None = None,
+        jpeg: int | None = None,
+    ) -> None:
         self.address = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
         self._timeout, self._count, self._anew = timeout, 0, False
+        self._headers = {} if api_key is None else {"Authorization": f"Api-Key {api_key}"}
+        self._jpeg = jpeg
         self._line: ClientConnection
         self.session: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
@@ -41,7 +54,9 @@ class Client:
         except InvalidStatus as error:
             raise WamkitError(
                 f"{self.address} refuses this client: {_refusal(error)}",
-                "read the message of the server, and try again later",
+                "pass api_key = one of the keys of the server"
+                if error.response.status_code == 401
+                else "read the message of the server, and try again later",
             ) from None
         except (OSError, WebSocketException, _BrokenError) as error:
             raise WamkitError(
@@ -54,7 +69,12 @@ class Client:
         query = f"/?session={self.session['id']}" if self.session else ""
         # Directly: a robot's images have no business with a proxy.
         self._line = connect(
-            self.address + query, compression=None, max_size=LIMIT, open_timeout=timeout, proxy=None
+            self.address + query,
+            compression=None,
+            max_size=LIMIT,
+            open_timeout=timeout,
+            proxy=None,
+            additional_headers=self._headers,
         ).__enter__()
         greeting = self._receive()
         self.session = greeting.pop("session", {})
@@ -68,6 +88,8 @@ class Client:
         anew = {"reset": True} if self._anew else {}
         self._count += 1
         number = {"request": self._count} if self.session else {}
+        if self._jpeg is not None:
+            observation = compress_images(observation, self._jpeg)
         request = pack({**observation, **anew, **number})
         try:
             reply = self._receive(request)
@@ -141,6 +163,24 @@ class Client:
             raise WamkitError(f"{self.address} says: {truncate_text(answer)}")
         found: dict[str, Any] = unpack(answer)
         return found
+
+
+def compress_images(observation: Mapping[str, Any], quality: int) -> dict[str, Any]:
+    """The observation with images uint8 [height, width, 3] as JPEG files, several as a list.
+
+    Depth and other values stay as they are. Raises WamkitError if `quality` is not from 1 to 95.
+    """
+    if not 1 <= quality <= 95:
+        raise WamkitError(f"jpeg = {quality}; expected a quality from 1 to 95", "90 is a good one")
+    found = dict(observation)
+    for key, value in observation.items():
+        if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.shape[-1:] != (3,):
+            continue
+        if value.ndim == 3:
+            found[key] = to_jpeg(value, quality)
+        elif value.ndim == 4:
+            found[key] = [to_jpeg(image, quality) for image in value]
+    return found
 
 
 class _BrokenError(Exception):

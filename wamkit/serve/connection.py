@@ -87,6 +87,24 @@ class Connection(ServerConnection):
         self._waiting -= self._current
         return message
 
+    def hold(self, nbytes: int) -> str:
+        """Count the images of the message that is being answered, as large as they are decoded.
+
+        Returns why they are too many, or nothing.
+        """
+        more = nbytes - self._current
+        if more <= 0:
+            return ""
+        held, limit = self.admission.bytes_held, self.admission.limits.buffer
+        if held + more > limit:
+            return (
+                f"the server is busy: clients hold {held >> 20} MiB, and images of "
+                f"{nbytes >> 20} MiB are more than it takes\n  hint: send smaller images"
+            )
+        self._current = nbytes
+        self.admission.recount(self)
+        return ""
+
     def cut(self, code: int, reason: str) -> None:
         """End the connection at once, with a close frame if the client's buffer has room for it.
 

@@ -14,7 +14,7 @@ TRY_AGAIN = 1013
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the resources of all clients of a server together."""
+    """Limits on what clients of a server may take, and how long they wait for each other."""
 
     clients: int = 64
     """Websocket connections at the same time, at least 1."""
@@ -25,6 +25,14 @@ class Limits:
 
     A client that holds less than `buffer / clients` is never cut off for what others hold.
     """
+    message: int = 2**27
+    """Bytes of one message, at least 1."""
+    queue: int = 64
+    """Requests that wait for their turn, at least 1; one more is answered "busy" at once."""
+    batch: int = 8
+    """Requests that are computed together, at least 1."""
+    max_wait: float = 0.005
+    """Seconds that a request waits for others to share its batch, while other robots are there."""
 
 
 class Admission:

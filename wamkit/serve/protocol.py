@@ -1,37 +1,47 @@
 """Requests and replies of the server: openpi's keys, and the observations that they encode.
 
 A request is a map: `observation/VIEW` images, `observation/state` values, `prompt` an instruction.
-It may hold `seed`, `reset` (a new episode begins with this request) and, where the paradigm
-remembers, `executed` (the actions that the robot executed). No other key is taken.
+It may hold `seed`, `reset` (a new episode begins with this request), `imagine` (the predicted
+frames are wanted too), where the paradigm remembers, `executed` (the actions that the robot
+executed), and where the policy takes one, `prefix` (the actions that the chunk begins with). No
+other key is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import __version__
-from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
-from ..files.images import expect_size
-from ..files.pixels import to_deep_image
-from ..policy.observation import ActionChunk, Observation
+from ..policy.observation import ActionChunk, Imagined, Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
-from .quoting import control_character, list_values, quote
+from .fields import (
+    IMAGINE,
+    PROMPT,
+    RESET,
+    SEED,
+    parse_prompt,
+    parse_seed,
+    parse_switch,
+    to_clip,
+    to_deep_clip,
+    to_vector,
+)
+from .frames import encode_imagined
+from .prefixes import PREFIX, RequestPrefix, act_with_prefix, parse_prefix, prefix_modes
+from .quoting import list_values, quote
 
 NUMBER = "request"  # a client that counts its requests can send one again
-LONGEST_PROMPT = 4096
-"""Characters of an instruction; text encoders read a few hundred tokens."""
-MOST_ROWS = 2**16
-"""Rows of `executed`: hours of actions, where a chunk has seconds."""
-STATE, PROMPT, SEED, RESET, EXECUTED = "observation/state", "prompt", "seed", "reset", "executed"
+STATE, EXECUTED = "observation/state", "executed"
 
 
 def keys_of(spec: PolicySpec, renamed: Mapping[str, str]) -> dict[str, str]:
@@ -48,15 +58,45 @@ def keys_of(spec: PolicySpec, renamed: Mapping[str, str]) -> dict[str, str]:
     return {view: renamed.get(view, f"observation/{view}") for view in views}
 
 
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request that was validated, of one robot."""
+
+    seen: Observation
+    seed: int | None = None
+    executed: Tensor | None = None
+    prefix: RequestPrefix | None = None
+    imagine: bool = False
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Equal for requests that can be computed in one batch."""
+        shapes = tuple((name, tuple(x.shape[1:])) for name, x in self.seen.images.items())
+        return shapes, self.imagine, None if self.prefix is None else self.prefix.signature
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images."""
+        return sum(x.nbytes for x in self.seen.images.values())
+
+
 class RequestHandler:
     """Parses requests to one policy and serializes its replies."""
 
     def __init__(self, policy: Policy, name: str, renamed: Mapping[str, str]) -> None:
         self.policy, self.name = policy, name
         self.images = keys_of(policy.spec, renamed)
+        self.prefix_modes = prefix_modes(policy)
+        self.imagines = policy.spec.latent_frames[1] > 0 and policy.spec.backbone.traits.imagines
         state = [STATE] if policy.spec.state.size else []
         self.wanted = (*dict.fromkeys(self.images.values()), *state, PROMPT)
-        self.optional = (SEED, RESET, *([EXECUTED] if policy.paradigm.stateful else []))
+        self.optional = (
+            SEED,
+            RESET,
+            *([EXECUTED] if policy.paradigm.stateful else []),
+            *([IMAGINE] if self.imagines else []),
+            *([PREFIX] if self.prefix_modes else []),
+        )
 
     def metadata(self) -> dict[str, Any]:
         """The greeting: keys and shapes of requests and replies."""
@@ -77,6 +117,8 @@ class RequestHandler:
             "control_hz": spec.actions.control_hz,
             "normalized": self.policy.actions.statistics is None,
             "stateful": self.policy.paradigm.stateful,
+            "imagines": self.imagines,
+            "prefix": list(self.prefix_modes),
             "wamkit": __version__,
         }
 
@@ -85,17 +127,61 @@ class RequestHandler:
 
         Raises WamkitError for a request that the policy cannot take.
         """
-        self._expect_keys(request)
-        executed, seed = self._parse_executed(request), _parse_seed(request)
-        if _parse_reset(request):
+        if self._parse_reset(request):
             session.reset()
-        seen = self._parse_observation(request, session.num_images)
+        parsed = self.parse(request, session.num_images)
         begun = perf_counter()
-        chunk = session.act(seen, executed, seed=seed)
-        timing = {"infer_ms": 1000 * (perf_counter() - begun)}
-        return {**_to_reply(chunk), "num_images": session.num_images, "policy_timing": timing}
+        chunk = act_with_prefix(
+            session.act, parsed.prefix, parsed.seen, parsed.executed, seed=parsed.seed
+        )
+        future = self._imagine([parsed], parsed.seed)
+        reply = {**_to_reply(chunk, future), "num_images": session.num_images}
+        return {**reply, "policy_timing": {"infer_ms": 1000 * (perf_counter() - begun)}}
 
-    def _expect_keys(self, request: Any) -> None:
+    def answer_batch(self, requests: Sequence[ParsedRequest]) -> list[dict[str, Any]]:
+        """The replies to requests of one signature, computed in one batch.
+
+        For policies without memory of an episode. Each request gets what it would get alone, up
+        to rounding. Raises WamkitError if one of them cannot be computed.
+        """
+        first, begun = requests[0], perf_counter()
+        seeds = [secrets.randbits(63) if one.seed is None else one.seed for one in requests]
+        seed = seeds[0] if len(requests) == 1 else seeds
+        seen = _stack([one.seen for one in requests])
+        prefix = None if first.prefix is None else first.prefix.stack([o.prefix for o in requests])
+        chunk = act_with_prefix(self.policy.act, prefix, seen, seed=seed)
+        future = self._imagine(requests, seed)
+        timing = {"infer_ms": 1000 * (perf_counter() - begun)}
+        more = {"num_images": self.policy.spec.video.num_observed, "policy_timing": timing}
+        return [{**_to_reply(chunk, future, row), **more} for row in range(len(requests))]
+
+    def _imagine(self, requests: Sequence[ParsedRequest], seed: Any) -> Imagined | None:
+        """The future that the policy imagines, if that is asked for."""
+        if not requests[0].imagine:
+            return None
+        seen, count = _stack([one.seen for one in requests]), self.policy.spec.video.num_observed
+        images = {name: clip[:, -count:] for name, clip in seen.images.items()}
+        return self.policy.imagine(Observation(images, seen.prompt, seen.state), seed=seed)
+
+    def parse(self, request: Any, count: int) -> ParsedRequest:
+        """Validate a request with `count` images of each camera. Raises WamkitError."""
+        self.expect_keys(request)
+        self._parse_reset(request)
+        executed = None
+        if EXECUTED in request:
+            executed = to_vector(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
+        prefix = parse_prefix(request, self.policy, self.prefix_modes)
+        seed, imagine = parse_seed(request), parse_switch(request, IMAGINE)
+        seen = self._parse_observation(request, count)
+        return ParsedRequest(seen, seed, executed, prefix, imagine)
+
+    def _parse_reset(self, request: Any) -> bool:
+        """Whether a new episode begins with this request."""
+        self.expect_keys(request)
+        return parse_switch(request, RESET)
+
+    def expect_keys(self, request: Any) -> None:
+        """Raise WamkitError if a request is no map, or has not the keys that it must have."""
         if not isinstance(request, dict):
             raise WamkitError(
                 f"a request that is a {type(request).__name__}, not a map",
@@ -122,17 +208,12 @@ class RequestHandler:
     def _parse_observation(self, request: Mapping[str, Any], count: int) -> Observation:
         ranged = {view.name for view in self.policy.spec.cameras.views if view.value_range}
         images = {
-            view: (_to_deep_clip if view in ranged else _to_clip)(key, request[key], count)
+            view: (to_deep_clip if view in ranged else to_clip)(key, request[key], count)
             for view, key in self.images.items()
         }
         size = self.policy.spec.state.size
-        state = _to_vector(STATE, request[STATE], (size,)) if size else None
-        return Observation(images, _parse_prompt(request[PROMPT]), state)
-
-    def _parse_executed(self, request: Mapping[str, Any]) -> Tensor | None:
-        if EXECUTED not in request:
-            return None
-        return _to_vector(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
+        state = to_vector(STATE, request[STATE], (size,)) if size else None
+        return Observation(images, parse_prompt(request[PROMPT]), state)
 
 
 def check_request_number(found: Any, before: int | None) -> int:
@@ -148,134 +229,23 @@ def check_request_number(found: Any, before: int | None) -> int:
     return found
 
 
-def _to_reply(chunk: ActionChunk) -> dict[str, Any]:
+def _stack(seen: Sequence[Observation]) -> Observation:
+    """Observations of several robots as one batch."""
+    if len(seen) == 1:
+        return seen[0]
+    images = {name: torch.cat([one.images[name] for one in seen]) for name in seen[0].images}
+    states = [one.state for one in seen]
+    state = None if states[0] is None else torch.cat(states)
+    return Observation(images, [prompt for one in seen for prompt in one.prompt], state)
+
+
+def _to_reply(chunk: ActionChunk, future: Imagined | None, row: int = 0) -> dict[str, Any]:
     """A chunk of one robot as plain data: `actions` [N, A] float32."""
-    found: dict[str, Any] = {"actions": chunk.values[0].numpy()}
+    found: dict[str, Any] = {"actions": chunk.values[row].numpy()}
     if chunk.value is not None:
-        found["value"] = float(chunk.value[0])
+        found["value"] = float(chunk.value[row])
     if chunk.notes:
-        found["notes"] = {name: float(note[0]) for name, note in chunk.notes.items()}
+        found["notes"] = {name: float(note[row]) for name, note in chunk.notes.items()}
+    if future is not None:
+        found["imagined"] = encode_imagined(future, row)
     return found
-
-
-def _parse_prompt(found: Any) -> str:
-    """One instruction. Raises WamkitError if it is none, too long, or no plain text."""
-    if not isinstance(found, str):
-        raise WamkitError(
-            f"'{PROMPT}' is a {type(found).__name__}; expected text", "send one instruction"
-        )
-    if len(found) > LONGEST_PROMPT:
-        raise WamkitError(
-            f"'{PROMPT}' has {len(found)} characters; expected at most {LONGEST_PROMPT}",
-            "send one instruction",
-        )
-    if (at := control_character(found)) is not None:
-        raise WamkitError(
-            f"'{PROMPT}' holds the control character {found[at]!r} at place {at}",
-            "send plain text",
-        )
-    return found
-
-
-def _parse_reset(request: Mapping[str, Any]) -> bool:
-    """Whether a new episode begins with this request."""
-    found = request.get(RESET, False)
-    if found is None or (isinstance(found, bool | int | np.bool_) and found in (0, 1)):
-        return bool(found)
-    raise WamkitError(f"'{RESET}' is {quote(found)}", "send true, false, or leave it out")
-
-
-def _to_clip(key: str, found: Any, count: int) -> Tensor:
-    """Images of one camera as a tensor [1, T, 3, height, width] uint8, oldest first."""
-    shapes = "[height, width, 3]" if count == 1 else f"[{count}, height, width, 3]"
-    if not isinstance(found, np.ndarray):
-        raise WamkitError(
-            f"{key!r} is a {type(found).__name__}; expected an array uint8 {shapes}",
-            "send the image itself as a numpy array",
-        )
-    fault = f"{key!r} is {found.dtype} {list(found.shape)}; expected uint8 {shapes}"
-    if found.dtype != np.uint8 and (found.dtype.kind in "ui" or 3 not in found.shape):
-        raise WamkitError(
-            fault,
-            "depth and other deep images are taken by views with value_range, and this policy "
-            "was trained on 8-bit color: send that",
-        )
-    if found.dtype != np.uint8:
-        raise WamkitError(
-            fault,
-            "floats are not taken, since [0, 1] and [-1, 1] look alike: send bytes, "
-            "such as (255 * image).round().astype(np.uint8)",
-        )
-    if found.ndim not in (3, 4) or found.shape[-1] != 3 or 0 in found.shape:
-        colors = found.ndim in (3, 4) and found.shape[-3] == 3
-        raise WamkitError(
-            fault,
-            "move the colors last: np.moveaxis(image, -3, -1)"
-            if colors
-            else "send red, green and blue for every pixel",
-        )
-    expect_size(found.shape[-2], found.shape[-3], repr(key))
-    clip = found if found.ndim == 4 else found[None]
-    if len(clip) != count:
-        raise WamkitError(
-            fault,
-            f"send {count} images, oldest first"
-            + (", or begin a new episode with 'reset'" if count > 1 else ""),
-        )
-    return torch.from_numpy(np.array(clip)).movedim(-1, 1)[None]
-
-
-def _to_deep_clip(key: str, found: Any, count: int) -> Tensor:
-    """Deep images of one camera as a tensor [1, T, 1, height, width] float32, oldest first."""
-    shapes = "[height, width]" if count == 1 else f"[{count}, height, width]"
-    expected = f"expected one channel {shapes} of any number type, in the recording's own units"
-    if not isinstance(found, np.ndarray):
-        raise WamkitError(
-            f"{key!r} is a {type(found).__name__}; {expected}",
-            "send the image itself as a numpy array",
-        )
-    clip = found[..., 0] if found.ndim > 2 and found.shape[-1] == 1 else found
-    clip = clip[None] if clip.ndim == 2 else clip
-    if found.dtype.kind not in "uif" or clip.ndim != 3 or len(clip) != count or 0 in clip.shape:
-        raise WamkitError(
-            f"{key!r} is {found.dtype} {list(found.shape)}; {expected}",
-            "send the raw depth of the camera, such as uint16 millimeters",
-        )
-    expect_size(clip.shape[2], clip.shape[1], repr(key))
-    return torch.from_numpy(to_deep_image(clip[..., None], repr(key))).movedim(-1, 1)[None]
-
-
-def _to_vector(key: str, found: Any, shape: tuple[int, ...]) -> Tensor:
-    """Convert values to a tensor [1, *shape] float32; an axis of -1 takes any length."""
-    expected_shape = ", ".join("N" if n < 0 else str(n) for n in shape)
-    try:
-        given = found if isinstance(found, np.ndarray) else np.array(found)
-        if given.dtype.kind in "USMmc":
-            raise TypeError("numpy would convert text, times and complex numbers silently")
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        raise _vector_error(key, found, expected_shape) from None
-    fits = given.ndim == len(shape) and all(
-        n == m or (n == -1 and m <= MOST_ROWS) for n, m in zip(shape, given.shape, strict=True)
-    )
-    if given.dtype.kind == "O" or not fits:  # before anything is made of it: it may be large
-        if given.dtype.kind == "O":
-            raise _vector_error(key, found, expected_shape)
-        raise WamkitError(
-            f"{key!r} has shape {list(given.shape)}; expected [{expected_shape}]",
-            "send the state the policy was trained with, in physical units",
-        )
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-        return torch.from_numpy(given.astype(np.float32))[None]
-
-
-def _vector_error(key: str, found: Any, expected_shape: str) -> WamkitError:
-    return WamkitError(
-        f"{key!r} is a {type(found).__name__}; expected numbers [{expected_shape}]",
-        "send an array or a list of numbers",
-    )
-
-
-def _parse_seed(request: Mapping[str, Any]) -> int | None:
-    """The seed of a request; None if there is none."""
-    found = request.get(SEED)
-    return None if found is None else expect_seed(found, f"'{SEED}'")

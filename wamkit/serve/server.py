@@ -2,59 +2,81 @@
 
 Every client has a session of its own, so that paradigms that remember do so client by client; it
 outlives a connection that breaks (`wamkit.serve.sessions`).
-One thread does all that concerns the policy, requests in the order in which they came; another
-reads and writes, and answers `GET /healthz` and `GET /readyz` at any time.
+Messages are read in threads of their own, requests of several clients are computed together
+(`wamkit.serve.batching`) in the thread of the policy (`wamkit.serve.worker`), and the event loop
+sends and receives, and answers `GET /healthz`, `/readyz` and `/metrics` at any time
+(`wamkit.serve.routes`).
 What clients may take together is in `wamkit.serve.limits`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from threading import Thread
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 import torch
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from ..errors import WamkitError
-from ..policy.observation import random_observation
 from ..policy.policy import Policy
 from .address import address_of, bind
-from .codec import LIMIT, pack, unpack
+from .batching import Batcher, Job
+from .codec import pack, unpack
 from .connection import Connection
+from .keys import ApiKeys
 from .limits import Admission, Limits
-from .protocol import NUMBER, RequestHandler, check_request_number
+from .metrics import Metrics
+from .protocol import NUMBER, ParsedRequest, RequestHandler, check_request_number
+from .routes import SHUTDOWN, Routes
 from .sessions import ServerSession, Sessions, SessionTimeouts, log
+from .worker import PolicyWorker, Work
 
 __all__ = ["Server", "address_of", "bind", "run_in_thread"]
 
 T = TypeVar("T")
 
 GRACE = 0.3
-"""Seconds that clients have to answer the last close frame, once the running chunk is done."""
+"""Seconds that clients have to answer the last close frame, once the running batch is done."""
 CLOSE_TIMEOUT = 2
 """Seconds that one client has to answer a close frame while the server keeps running."""
+READERS = 2
+"""Threads that read messages: they unpack, decode images and validate."""
 GOING_AWAY, BUG = 1001, 1011
 """Close codes (RFC 6455, 7.4.1)."""
-SHUTDOWN = "the server is shutting down"
 
 silent = logging.getLogger("wamkit.serve.websockets")
 """For what websockets logs: each line of it is the log of a connection, and has one of ours."""
 silent.addHandler(logging.NullHandler())
 silent.propagate = False
+
+
+@dataclass
+class Request:
+    """A message of a client on its way to the policy."""
+
+    held: ServerSession
+    connection: Connection
+    came: float
+    """When it was received, in seconds of `perf_counter`."""
+    before: float | None
+    """Seconds that the request before it took."""
+    number: int | None = None
+    work: Work | None = None
+    fault: str = ""
+    """Why it is refused."""
+    seconds: float = 0.0
+    """Seconds that it took to read."""
 
 
 class Server:
@@ -76,43 +98,42 @@ class Server:
         renamed: Mapping[str, str] | None = None,
         patience: SessionTimeouts | None = None,
         limits: Limits | None = None,
+        keys: ApiKeys | None = None,
     ) -> None:
         self.policy, self.patience = policy, patience or SessionTimeouts()
         self.sessions = Sessions(policy.session, self.patience)
         self.handler = RequestHandler(policy, name or policy.spec.backbone.name, renamed or {})
-        self.admission = Admission(limits or Limits())
-        self._worker = ThreadPoolExecutor(1, "policy")
-        self._turn = asyncio.Lock()  # requests wait for it in the order in which they came
-        self._settings = copy_context()
+        self.limits = limits or Limits()
+        self.admission, self.metrics = Admission(self.limits), Metrics()
+        self.worker = PolicyWorker(self.handler, self.limits.batch)
+        self.batcher = Batcher(self._compute, self.limits, self._robots)
+        self.routes = Routes(self.admission, self.metrics, keys or ApiKeys(), self._gauges)
+        self._readers = ThreadPoolExecutor(READERS, "reader")
 
     def warm_up(self, prompts: Sequence[str] = ()) -> None:
-        """Sample a chunk for each prompt, and a second one if the paradigm is stateful.
-
-        Lazy encoding, compilation, capture and allocation happen here, before a client waits.
-        Without any, one chunk for some instruction: others may have another length.
-        """
-        for prompt in prompts or (None,):
-            self._submit(partial(self._rehearse, prompt)).result()
+        """Sample chunks before a client waits, as `PolicyWorker.warm_up`."""
+        self.worker.warm_up(prompts)
 
     @asynccontextmanager
     async def open(self, listener: socket.socket) -> AsyncIterator[None]:
         """Serve on a bound socket within the block; only once per server.
 
-        At the end the request that is being computed is answered, those that wait are refused, and
+        At the end the batch that is being computed is answered, requests that wait are refused, and
         every client gets a close frame with code 1001; the server waits for no client longer than
         GRACE seconds after that answer. Pages in a browser are refused: they may reach this
         machine's own address.
         """
+        computing = asyncio.create_task(self.batcher.run())
         try:
             async with serve(
                 self._client,  # type: ignore[arg-type]
                 sock=listener,
                 compression=None,
-                max_size=LIMIT,
+                max_size=self.limits.message,
                 max_queue=1,
                 origins=[None],
-                process_request=self._inform,
-                process_response=self._admit,
+                process_request=self.routes.answer,
+                process_response=self.routes.admit,
                 ping_interval=self.patience.ping_interval,
                 ping_timeout=self.patience.ping_timeout,
                 close_timeout=CLOSE_TIMEOUT,
@@ -124,19 +145,21 @@ class Server:
                 try:
                     yield
                 finally:
-                    await self._drain()
+                    await self._drain(computing)
         finally:
+            self.batcher.close()
             self.sessions.clear()
-            self._worker.shutdown()
+            self._readers.shutdown()
+            self.worker.close()
 
-    async def _drain(self) -> None:
-        """Finish the running request, refuse waiting ones, and close every connection."""
+    async def _drain(self, computing: asyncio.Task[None]) -> None:
+        """Finish the running batch, refuse waiting requests, and close every connection."""
         self.admission.draining = True
+        self.batcher.close()
         clients = list(self.admission.clients)
         farewells = [self._dismiss(client) for client in clients if not client.answering]
         tasks = [asyncio.create_task(farewell) for farewell in farewells]
-        async with self._turn:  # behind the running request, and those that waited for it
-            pass
+        await computing
         tasks += [asyncio.create_task(client.wait_closed()) for client in clients]
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
@@ -149,37 +172,21 @@ class Server:
                 await connection.send(f"{SHUTDOWN}, and has not acted on this request")
             await connection.close(GOING_AWAY, SHUTDOWN)
 
-    def _inform(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer a health probe; refuse websockets during shutdown."""
-        path = request.path.partition("?")[0]
-        if path == "/healthz":
-            return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if self.admission.draining:
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{SHUTDOWN}\n")
-        if path == "/readyz":
-            return connection.respond(http.HTTPStatus.OK, "ready\n")
-        return None
-
-    def _admit(
-        self, connection: ServerConnection, request: Request, response: Response
-    ) -> Response | None:
-        """Admit a client after a valid handshake, if limits allow."""
-        assert isinstance(connection, Connection)
-        if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            return None
-        if why := self.admission.admit(connection):
-            log.info("%s:%s is refused: %s", *connection.remote_address[:2], why)
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{why}\n")
-        return None
-
-    def _rehearse(self, prompt: str | None) -> None:
-        session = self.policy.session()
-        for _ in range(2 if self.policy.paradigm.stateful else 1):
-            seen = random_observation(self.policy.spec, batch=1, frames=session.num_images)
-            session.act(seen if prompt is None else replace(seen, prompt=[prompt]), seed=0)
-
     def _submit(self, work: Callable[[], T]) -> Future[T]:
-        return self._worker.submit(self._settings.run, work)
+        return self.worker.submit(work)
+
+    def _robots(self) -> int:
+        """Clients that may send a request soon."""
+        return sum(client.served or client.pending for client in self.admission.clients)
+
+    def _gauges(self) -> dict[str, float]:
+        """What the server holds now, for metrics."""
+        return {
+            "clients": len(self.admission.clients),
+            "sessions": len(self.sessions.held),
+            "queue": len(self.batcher.waiting),
+            "message_bytes": self.admission.bytes_held,
+        }
 
     async def _client(self, connection: Connection) -> None:
         """One client, from its greeting to its end."""
@@ -190,74 +197,131 @@ class Server:
             await connection.send(pack({**self.handler.metadata(), "session": greeting}))
             while not self.admission.draining:
                 message = await connection.next_message()
-                came, held.last_request_time = perf_counter(), monotonic()
-                work = partial(self._answer, held, connection, message, came, before)
+                held.last_request_time = monotonic()
+                request = Request(held, connection, perf_counter(), before)
+                reading = asyncio.get_running_loop().run_in_executor(
+                    self._readers, self._read, request, message
+                )
                 del message  # its size counts with the messages
-                await self._reply(connection, work)
-                del work
-                before = perf_counter() - came
+                await reading
+                if request.work is not None and (large := connection.hold(request.work.nbytes)):
+                    request.work, request.fault = None, large
+                await self._reply(request)
+                before = perf_counter() - request.came
+                del request, reading
             await connection.close(GOING_AWAY, SHUTDOWN)
         except ConnectionClosed:
             return
         except Exception as error:
             broken = True  # the session cannot continue from a failed chunk
+            self.metrics.count("failed")
             with suppress(ConnectionClosed):
                 await connection.send(_failure(error))
                 await connection.close(BUG, type(error).__name__)
         finally:
             self.sessions.leave(held, connection, broken=broken)
 
-    async def _reply(self, connection: Connection, work: Callable[[], str | bytes]) -> None:
+    def _read(self, request: Request, message: str | bytes) -> None:
+        """Unpack and validate a message. Runs in a thread of readers."""
+        try:
+            if isinstance(message, str):
+                raise WamkitError("a text frame", "send binary frames of msgpack")
+            found = unpack(message)
+            if isinstance(found, dict) and NUMBER in found:
+                request.number = check_request_number(found.pop(NUMBER), None)
+            parsed: ParsedRequest | dict[str, Any] = found
+            if self.policy.paradigm.stateful:
+                self.handler.expect_keys(found)
+            else:
+                parsed = self.handler.parse(found, self.policy.spec.video.num_observed)
+            request.work = Work(request.held.session, parsed)
+        except WamkitError as error:
+            request.fault = str(error)
+        request.seconds = perf_counter() - request.came
+
+    async def _reply(self, request: Request) -> None:
         """Wait for the turn of a request, and send the reply.
 
         Skips requests of clients that disconnected, and all once the server is shutting down.
         """
+        connection, work = request.connection, request.work
+        stateful = work is None or not isinstance(work.request, ParsedRequest)
+        signature = None if stateful or work is None else work.request.signature  # type: ignore[union-attr]
+        job = Job(
+            request.held,
+            signature,
+            request,
+            lambda: connection.state is State.OPEN,
+            lambda: setattr(connection, "answering", True),
+            request.came,
+        )
         try:
-            async with self._turn:
-                ended = self.admission.draining or connection.state is not State.OPEN
-                if not ended:
-                    connection.answering = True
-                    reply = await asyncio.wrap_future(self._submit(work))
-            await (connection.wait_closed() if ended else connection.send(reply))
+            reply = await self.batcher.submit(job)
+            await (connection.wait_closed() if reply is None else connection.send(reply))
+        except WamkitError as busy:
+            self.metrics.count("busy")
+            await connection.send(str(busy))
         finally:
             connection.answering = False
 
-    def _answer(
-        self,
-        held: ServerSession,
-        connection: Connection,
-        message: str | bytes,
-        came: float,
-        before: float | None,
-    ) -> str | bytes:
-        """Return the reply in bytes, or an error as text; times in seconds.
+    async def _compute(self, batch: Sequence[Request]) -> list[str | bytes | Exception]:
+        """The replies to a batch: bytes, or an error as text."""
+        replies: list[str | bytes | Exception] = [_known(request) or b"" for request in batch]
+        todo = [place for place, reply in enumerate(replies) if reply == b""]
+        works = [work for place in todo if (work := batch[place].work) is not None]
+        if todo:
+            answers = await asyncio.wrap_future(self._submit(partial(self.worker.compute, works)))
+            self.metrics.observe_batch(len(todo), answers[0][1])
+            for place, (answer, seconds) in zip(todo, answers, strict=True):
+                replies[place] = self._finished(batch[place], answer, seconds, len(todo))
+        for reply in replies:
+            if isinstance(reply, str):
+                self.metrics.count("refused")
+        return replies
 
-        A request that has the number of the one before it was sent again, because the connection
-        broke before its reply was there: it is answered as before, and not acted on twice.
-        """
-        begun, number = perf_counter(), None
-        try:
-            if isinstance(message, str):
-                raise WamkitError("a text frame", "send binary frames of msgpack")
-            request = unpack(message)
-            if held.owner is not connection:
-                raise WamkitError("another client has taken this session", "connect again")
-            if isinstance(request, dict) and NUMBER in request:
-                number = check_request_number(request.pop(NUMBER), held.number)
-                if number == held.number and held.reply is not None:
-                    return held.reply
-            reply = self.handler.answer(held.session, request)
-        except WamkitError as error:
-            if number is not None:
-                held.number, held.reply = number, str(error)
-            return str(error)
-        timing = {"infer_ms": 1000 * (perf_counter() - begun), "wait_ms": 1000 * (begun - came)}
-        if before is not None:
-            timing["prev_total_ms"] = 1000 * before
-        packed = pack({**reply, "server_timing": timing})
-        held.served = connection.served = True
-        held.number, held.reply = number, packed if number is not None else None
+    def _finished(
+        self, request: Request, answer: dict[str, Any] | Exception, seconds: float, batch: int
+    ) -> str | bytes | Exception:
+        """The reply to a request, with its times; an exception that is no fault of the client."""
+        held, total = request.held, perf_counter() - request.came
+        if isinstance(answer, WamkitError):
+            request.fault = str(answer)
+            return _known(request) or ""
+        if isinstance(answer, Exception):
+            return answer
+        spent = request.seconds + seconds
+        timing = {"infer_ms": 1000 * spent, "wait_ms": 1000 * max(0.0, total - spent)}
+        timing["batch"] = batch
+        if request.before is not None:
+            timing["prev_total_ms"] = 1000 * request.before
+        packed = pack({**answer, "server_timing": timing})
+        held.served = request.connection.served = True
+        held.number, held.reply = request.number, packed if request.number is not None else None
+        self.metrics.count("answered", total)
         return packed
+
+
+def _known(request: Request) -> str | bytes | None:
+    """The reply to a request that needs no policy: refused, or sent again; None for others.
+
+    A request that has the number of the one before it was sent again, because the connection
+    broke before its reply was there: it is answered as before, and not acted on twice.
+    """
+    held, number = request.held, request.number
+    if held.owner is not request.connection:
+        return str(WamkitError("another client has taken this session", "connect again"))
+    if number is not None:
+        try:
+            check_request_number(number, held.number)
+        except WamkitError as error:
+            return str(error)
+        if number == held.number and held.reply is not None:
+            return held.reply
+    if not request.fault:
+        return None
+    if number is not None:
+        held.number, held.reply = number, request.fault
+    return request.fault
 
 
 def _failure(error: Exception) -> str:
