@@ -89,6 +89,7 @@ def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
         "stateful": False,
         "imagines": True,
         "prefix": client.metadata["prefix"],
+        "max_delay": 0,
         "wamkit": package.__version__,
     }
 

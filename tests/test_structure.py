@@ -27,6 +27,7 @@ ROOMS = (
     "checkpoints",
     "policy",
     "data",
+    "runtime",
     "simulate",
     "serve",
     "bench",

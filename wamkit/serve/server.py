@@ -108,7 +108,7 @@ class Server:
         self.worker = PolicyWorker(self.handler, self.limits.batch)
         self.batcher = Batcher(self._compute, self.limits, self._robots)
         self.routes = Routes(self.admission, self.metrics, keys or ApiKeys(), self._gauges)
-        self._readers = ThreadPoolExecutor(READERS, "reader")
+        self._readers = ThreadPoolExecutor(READERS, "messages")
 
     def warm_up(self, prompts: Sequence[str] = ()) -> None:
         """Sample chunks before a client waits, as `PolicyWorker.warm_up`."""
@@ -222,7 +222,7 @@ class Server:
             self.sessions.leave(held, connection, broken=broken)
 
     def _read(self, request: Request, message: str | bytes) -> None:
-        """Unpack and validate a message. Runs in a thread of readers."""
+        """Unpack and validate a message. Runs in a thread of its own."""
         try:
             if isinstance(message, str):
                 raise WamkitError("a text frame", "send binary frames of msgpack")
