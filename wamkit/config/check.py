@@ -16,6 +16,7 @@ from ..files.variables import BLOCK, DEBUG
 from .configs import config_conflicts, unseen
 from .episodes import episode_conflicts
 from .parts import KINDS, Caution, Conflict, Finding, Part
+from .prefix import prefix_conflicts
 from .programs import level_conflicts
 from .prompts import has_place
 from .registry import registry
@@ -120,6 +121,7 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _embedding_conflicts,
         _state,
         _relative,
+        prefix_conflicts,
         _modules,
         _folders,
         _configs,

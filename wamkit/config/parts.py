@@ -277,6 +277,8 @@ class ActionHeadConfig(Weighted):
     """True if the head's tokens pass the backbone's own blocks."""
     is_regression: ClassVar[bool] = False
     """True if the head predicts the values in one pass, without noise."""
+    token_per_action: ClassVar[bool] = True
+    """True if every action has a token, and so a noise level, of its own."""
 
     @property
     def reads_text(self) -> bool:
@@ -352,6 +354,14 @@ class ParadigmConfig(SampleShape, Part):
     def variants(self) -> Mapping[str, Mapping[str, Any]]:
         """Variants of a call of `act`: name -> options that force it. A single one is named ''."""
         return {"": {}}
+
+    def prefix_refusal(self, mode: str) -> str | None:
+        """Why a chunk takes no prefix in a mode of `wamkit.config.prefix`; None if it does.
+
+        A prefix is held by the model, whatever the loop: a paradigm refuses only if its loop takes
+        noisy actions elsewhere.
+        """
+        return None
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         """Stages of one call of `act`, in order."""

@@ -89,7 +89,11 @@ class ActionConfig(Section):
 
     clip_executed: bool = True
     """Whether `clip` also cuts the actions that a robot made, on their way into the memory of an
-    episode; LingBot-VA does not."""
+    episode or into a prefix; LingBot-VA does not."""
+    max_delay: int = Field(0, ge=0)
+    """Real-time chunking: the largest delay, in actions, that is trained and may be acted with. In
+    a training sample the first d actions are clean and not learned, d drawn from 0 to this; in use
+    they are those that the robot executes while the chunk is computed (arXiv 2512.05964)."""
 
     @model_validator(mode="after")
     def _constants_used(self) -> ActionConfig:

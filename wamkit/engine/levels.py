@@ -8,10 +8,11 @@ only. In training every sample has levels of its own, and a tensor holds them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -46,6 +47,17 @@ Levels = tuple[Level, ...] | Tensor
 """Noise levels of n frames or tokens in a row: n `Level`s, or a tensor [B, n] float32."""
 
 
+@dataclass(frozen=True)
+class PrefixLevels:
+    """Noise levels of a run for tokens of which some are clean: those of a prefix.
+
+    Which ones is a tensor next to the table of the run: another prefix changes the index alone.
+    """
+
+    levels: tuple[Level, ...]  # of n tokens without the prefix, or one that they share
+    clean: Tensor  # [B, n] bool: tokens at level 0
+
+
 def level_of(sigma: Level | float) -> Level:
     """A number as a level of its own."""
     return sigma if isinstance(sigma, Level) else Level((float(sigma),))
@@ -74,16 +86,26 @@ def index_levels(levels: Iterable[Level]) -> tuple[tuple[float, ...], tuple[int,
     return table, tuple(index[:1] if len(set(index)) == 1 else index)
 
 
-def sigma_tensor(levels: Levels, batch: int, device: torch.device) -> Tensor:
+def sigma_tensor(levels: Levels | PrefixLevels, batch: int, device: torch.device) -> Tensor:
     """Levels of n frames or tokens as a tensor [B, n] float32."""
     if isinstance(levels, Tensor):
         return levels
+    if isinstance(levels, PrefixLevels):
+        sigma = sigma_tensor(levels.levels, batch, device).expand(levels.clean.shape)
+        return sigma.masked_fill(levels.clean, 0.0)
     values = constant(tuple(level.sigma for level in levels), torch.float32, device)
     return values.expand(batch, -1)
 
 
-def expand_levels(level: Level | Levels, count: int) -> Levels:
+@overload
+def expand_levels(level: Level | Levels, count: int) -> Levels: ...
+@overload
+def expand_levels(level: Level | Levels | PrefixLevels, count: int) -> Levels | PrefixLevels: ...
+def expand_levels(level: Level | Levels | PrefixLevels, count: int) -> Levels | PrefixLevels:
     """A level for each of `count` frames or tokens, if they share one; their own stay."""
+    if isinstance(level, PrefixLevels):
+        own = level.clean.shape[1] > 1
+        return level if own else PrefixLevels(level.levels, level.clean.expand(-1, count))
     if isinstance(level, Tensor):
         own = level.ndim == 2 and level.shape[1] > 1
         return level if own else level.reshape(-1, 1).expand(-1, count)
@@ -92,8 +114,20 @@ def expand_levels(level: Level | Levels, count: int) -> Levels:
     return level * count if len(level) == 1 else level
 
 
-def slice_levels(level: Level | Levels, places: slice | list[int]) -> Level | Levels:
+@overload
+def slice_levels(level: Level | Levels, places: slice | list[int]) -> Level | Levels: ...
+@overload
+def slice_levels(
+    level: Level | Levels | PrefixLevels, places: slice | list[int]
+) -> Level | Levels | PrefixLevels: ...
+def slice_levels(
+    level: Level | Levels | PrefixLevels, places: slice | list[int]
+) -> Level | Levels | PrefixLevels:
     """The levels of some of the tokens; one that all tokens share stays as it is."""
+    if isinstance(level, PrefixLevels):
+        found = slice_levels(level.levels, places)
+        assert isinstance(found, tuple)
+        return PrefixLevels(found, level.clean[:, places])
     if isinstance(level, Tensor):
         return level[:, places] if level.ndim == 2 and level.shape[1] > 1 else level
     if isinstance(level, Level) or len(level) == 1:
@@ -132,10 +166,14 @@ class LevelTable(NamedTuple):
 
     @staticmethod
     def of(
-        parts: Sequence[tuple[Level | Levels, int]], batch: int, device: torch.device
+        parts: Sequence[tuple[Level | Levels | PrefixLevels, int]],
+        batch: int,
+        device: torch.device,
     ) -> LevelTable:
         """Of tokens in a row, with a level for each so many of them, or that many levels."""
         if not any(isinstance(level, Tensor) for level, _ in parts):
+            if any(isinstance(level, PrefixLevels) for level, _ in parts):
+                return _with_prefix(parts, device)
             levels = [each for level, count in parts for each in expand_levels(level, count)]
             if all(level == levels[0] for level, _ in parts):
                 del levels[1:]  # one group
@@ -156,6 +194,28 @@ class LevelTable(NamedTuple):
         rows = torch.arange(batch, device=device)[:, None] * count
         index_ = rows + constant(tuple(chosen), torch.long, device)
         return LevelTable(table_.flatten(), index_, None)
+
+
+def _with_prefix(
+    parts: Sequence[tuple[Level | Levels | PrefixLevels, int]], device: torch.device
+) -> LevelTable:
+    """Levels of tokens of which some are clean: the table of the run, and an index [B, S]."""
+    levels: list[Level] = []
+    clean: list[Tensor] = []
+    rows = next(x.clean.shape[0] for x, _ in parts if isinstance(x, PrefixLevels))
+    none = constant((False,), torch.bool, device)
+    for level, count in parts:
+        held = none
+        if isinstance(level, PrefixLevels):
+            level, held = level.levels, level.clean
+        each = expand_levels(level, count)
+        assert isinstance(each, tuple)
+        levels += each
+        clean.append(held.expand(rows, count))
+    table, index = _index([*levels, CLEAN], device)
+    index = index.expand(1, len(levels) + 1)
+    index = torch.where(torch.cat(clean, 1), index[:, -1:], index[:, :-1])
+    return LevelTable(constant(table, torch.float32, device), index, table)
 
 
 def _index(levels: Sequence[Level], device: torch.device) -> tuple[tuple[float, ...], Tensor]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,22 +22,22 @@ from ..engine.kv_cache import KVCache as KVCache
 from ..engine.levels import CLEAN as CLEAN
 from ..engine.levels import Level as Level
 from ..engine.levels import Levels as Levels
+from ..engine.levels import PrefixLevels as PrefixLevels
 from ..engine.levels import expand_levels as expand_levels
 from ..engine.levels import join_levels as join_levels
 from ..engine.levels import level_of, sigma_tensor
 from ..engine.levels import slice_levels as slice_levels
 from ..engine.text import Text as Text
+from .prefix import Prefix as Prefix
+from .vectors import NoisyVectors as NoisyVectors
+from .vectors import StateTokens as StateTokens
+from .vectors import TokenGroup as TokenGroup
+from .vectors import counted as counted
 
 
 def base(role: str) -> str:
     """Base name of a role: `target` for `target.3` and for the copy `target'`."""
     return role.rstrip("'").partition(".")[0]
-
-
-@lru_cache
-def counted(count: int) -> tuple[float, ...]:
-    """Times 0, 1, ... of frames or actions."""
-    return tuple(float(i) for i in range(count))
 
 
 @dataclass(frozen=True)
@@ -209,72 +209,8 @@ class Frames:
         return Frames(rows(self.z), self.roles, self.times, levels, cond, self.views)
 
 
-@dataclass(frozen=True)
-class NoisyVectors:
-    """Vectors at a noise level: an action chunk, a state to come, a value."""
-
-    x: Tensor  # [B, N, A], normalized
-    level: Level | Levels  # of a run, or N of them; or [B], or [B, N], float32 in [0, 1]
-    roles: tuple[str, ...] = ()  # N names; () if all have the name of their modality
-    times: tuple[float, ...] | None = None  # N places on the axis of actions; None for 0 .. N - 1
-
-    @property
-    def sigma(self) -> Tensor:
-        """The noise level of every step [B, N], or [B, 1] if they share one; float32."""
-        return sigma_tensor(expand_levels(self.level, 1), self.x.shape[0], self.x.device)
-
-    def places(self) -> tuple[float, ...]:
-        """Where every step stands on the axis of actions."""
-        return counted(self.x.shape[1]) if self.times is None else self.times
-
-    def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> NoisyVectors:
-        """The same of other samples, which `rows` takes from x and levels."""
-        level = rows(self.level) if isinstance(self.level, Tensor) else self.level
-        return NoisyVectors(rows(self.x), level, self.roles, self.times)
-
-    def towards(self, data: Tensor) -> Tensor:
-        """The velocity [B, N, A] that puts x on the straight way from noise to `data`."""
-        return (self.x - data.float()) / self.sigma[..., None].clamp(min=1e-6)
-
-
-@dataclass(frozen=True)
-class StateTokens:
-    """The states of several blocks of an episode, a token for each."""
-
-    x: Tensor  # [B, n, P], normalized
-    roles: tuple[str, ...]  # n names: "state.0", "state.1", ...
-    times: tuple[float, ...]  # n places on the axis of actions
-    follows_action: bool = False  # whether each has the level of the first action of its block
-
-    def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> StateTokens:
-        """The same of other samples, which `rows` takes from x."""
-        return replace(self, x=rows(self.x))
-
-    def group(self, action: NoisyVectors | None) -> TokenGroup:
-        """The tokens; `action` has the actions of the blocks."""
-        level: Level | Levels = CLEAN
-        if self.follows_action and action is not None:
-            level = action.level
-            if not isinstance(level, Level):
-                names = action.roles or ("action",) * action.x.shape[1]
-                own = [role.rstrip("'").replace("state", "action", 1) for role in self.roles]
-                level = slice_levels(expand_levels(level, 1), [names.index(name) for name in own])
-        return TokenGroup("state", self.x, level, self.roles, self.times)
-
-
 MODALITIES = ("video", "action", "next_state", "value")
 """Modalities that can be denoised: frames for the first, `NoisyVectors` for the others."""
-
-
-class TokenGroup(NamedTuple):
-    """Vectors of the inputs that become tokens, one each, as an action head finds them."""
-
-    modality: str  # "state", "action", "next_state" or "value"; a head may have kinds of its own
-    x: Tensor | None  # [B, n, A]; None for tokens that are learned
-    level: Level | Levels  # of a run, or n of them, or [B, n or 1] float32
-    roles: tuple[str, ...]  # n
-    times: tuple[float, ...]  # n places on the axis of actions
-    mask: Tensor | None = None  # [B, n] as `Text.mask`, for a group of one role
 
 
 @dataclass(frozen=True)
@@ -300,6 +236,7 @@ class ModelInputs:
     past: EpisodeHistory | None = None  # what happened since the last chunk of the same episode
     sees: LayerVisibility | None = None  # of a training sample, where it is not the paradigm's
     states: StateTokens | None = None  # in place of `state`, where every block has one of its own
+    prefix: Prefix | None = None  # of the actions, if the chunk continues another one
 
     def with_(self, **changes: Any) -> ModelInputs:
         """A copy with some parts replaced."""
@@ -376,6 +313,7 @@ class ModelInputs:
             state=None if self.state is None else self.state[index],
             future=None if self.future is None else self.future.pick(index),
             states=None if self.states is None else self.states.map_tensors(lambda x: x[index]),
+            prefix=None if self.prefix is None else self.prefix.map_tensors(lambda x: x[index]),
             **{
                 part: noisy.map_tensors(lambda x: x[index])
                 for part in MODALITIES[1:]

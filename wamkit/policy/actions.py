@@ -60,6 +60,13 @@ class ActionSpace:
         """Actions [B, N, A], relative groups less the state [B, P]: what statistics are of."""
         return self._shift(actions, state, -1.0)
 
+    def absolute(self, actions: Tensor, state: Tensor) -> Tensor:
+        """Actions [B, N, A] whose relative groups are differences to the state [B, P], as targets.
+
+        The inverse of `relative`.
+        """
+        return self._shift(actions, state, 1.0)
+
     def encode(
         self, actions: Tensor, state: Tensor | None, step_valid: Tensor | None = None
     ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ from ..acceleration.quantize import MIN_ELEMENTS, QuantizationReport, check_kind
 from ..acceleration.vae_graph import record_encoder
 from ..checkpoints.random_weights import build_seeded
 from ..checkpoints.safetensors import cast
-from ..config.seeds import expect_seed
 from ..config.spec import PolicySpec
 from ..engine.kv_cache import KVCache
-from ..engine.noise_schedule import PerSampleGenerator, schedules_of
+from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..errors import WamkitError, did_you_mean
 from ..interfaces import VAE, ActionHead, Backbone, Model, Paradigm, TextEncoder
 from ..interfaces.conditioner import Conditioner
 from ..interfaces.types import ModelInputs, ModelOutput, ParadigmOutput, Text
 from . import losses, preprocessing
+from .action_prefix import ActionPrefix, add_prefix, keep_prefix
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
 from .blame import expect_chunk, expect_imagined
@@ -35,6 +35,7 @@ from .guidance import with_cfg
 from .leading import LeadingFrame
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precomputed_text import build_text_encoder
+from .prefix_model import with_prefix
 from .run_mode import (
     MAX_GRAPHS,
     Act,
@@ -46,11 +47,10 @@ from .run_mode import (
     compiles,
     input_signature,
 )
+from .seeds import Seed as Seed
+from .seeds import generator as generator
 from .session import Session
 from .text_cache import PromptState, TextEmbeddingCache, pooled_text_cache
-
-Seed = int | Sequence[int] | None
-"""Seed of random draws: one for a batch, or one for each sample; None for a random one."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -287,21 +287,30 @@ class Policy(DeviceModule):
 
     @torch.no_grad()
     def act(
-        self, observation: Observation, *, seed: Seed = None, **act_options: Any
+        self,
+        observation: Observation,
+        *,
+        prefix: ActionPrefix | None = None,
+        seed: Seed = None,
+        **act_options: Any,
     ) -> ActionChunk:
         """Sample the next actions, in physical units.
 
+        With a `prefix` the chunk continues the one before (real-time chunking): it begins with the
+        actions that are executed meanwhile.
+
         The same seed gives the same chunk; with a seed for each sample, each gets the chunk it
         would get alone. `act_options` are keyword arguments that `paradigm.act_options` names.
-        Raises WamkitError for others, for unexpected cameras, images or state, and if an
-        action is not finite.
+        Raises WamkitError for others, for unexpected cameras, images or state, for a prefix that
+        the policy cannot take, and if an action is not finite.
         """
         self._require_act_options(act_options)
         inputs = preprocessing.inference_inputs(
             self, observation, with_future=self.paradigm.needs_future
         )
+        inputs = add_prefix(self, inputs, prefix, observation)
         out = self.sample(inputs, seed=seed, **act_options)
-        return self.to_action_chunk(out, observation)
+        return keep_prefix(self, self.to_action_chunk(out, observation), prefix, observation)
 
     @torch.no_grad()
     def sample(
@@ -339,6 +348,7 @@ class Policy(DeviceModule):
             if batch not in negative:
                 negative[batch] = self._negative(batch)
             model = self._with_cfg(inputs, negative[batch])
+            model = model if inputs.prefix is None else with_prefix(model)
             return self.paradigm.act(model, inputs, self.schedules, rng, **act_options)
 
         return act
@@ -436,15 +446,3 @@ class Policy(DeviceModule):
         from .saving import load
 
         return load(folder, overrides, device=device)
-
-
-def generator(seed: Seed) -> torch.Generator:
-    """A generator on the CPU, so that a seed means the same on every device.
-
-    Of several seeds, one that draws for each sample of a batch by its own.
-    """
-    if isinstance(seed, Sequence):
-        return PerSampleGenerator([generator(one) for one in seed])
-    rng = torch.Generator()
-    _ = rng.seed() if seed is None else rng.manual_seed(expect_seed(seed))
-    return rng

@@ -26,6 +26,7 @@ class LatentSlot(ActionHeadConfig):
 
     source = "https://github.com/NVlabs/cosmos-policy"
     uses_backbone_blocks = True
+    token_per_action = False
 
     name: Literal["latent_slot"] = "latent_slot"
     slots: int | None = Field(None, gt=0)

@@ -21,6 +21,7 @@ from wamkit.interfaces.types import (
     Levels,
     ModelInputs,
     NoisyVectors,
+    PrefixLevels,
     base,
     expand_levels,
 )
@@ -73,7 +74,7 @@ class LatentSlotHead(SlotHead):
             z = self.blank.float()[None, :, None].expand(len(inputs.text.tokens), -1, -1, -1, -1)
             found["blank"] = self._frames(z, CLEAN, ("context",), (0.0,))
         for part, x, level, roles, times, _ in inputs.groups(known):
-            assert x is not None
+            assert x is not None and not isinstance(level, PrefixLevels)
             # only the state is no latent yet
             latent = self.to_latent(part, x) if part == "state" else x
             z = latent.unflatten(2, self.sizes.latent).transpose(1, 2)  # [B, C, slots, h, w]

@@ -100,7 +100,8 @@ def with_lead(model: Model, begin: ModelInputs) -> Model:
             roles=action.roles[:1] * steps + action.roles,
             times=tuple(float(k - steps) for k in range(steps)) + action.places(),
         )
-        found = model(inputs.with_(action=whole), cache=cache, keep=keep)
+        prefix = None if inputs.prefix is None else inputs.prefix.delayed(steps)
+        found = model(inputs.with_(action=whole, prefix=prefix), cache=cache, keep=keep)
         if found.action is None:
             return found
         return replace(found, action=found.action[:, steps:])

@@ -1,0 +1,148 @@
+"""Arithmetic of real-time chunking: weights of a prefix, its guidance, and rules of timing.
+
+H is the length of a chunk, s how many of its actions are executed before the next one begins, and
+d the delay: how many of those are executed while the next chunk is computed. s = 1 - t turns the
+papers' time into a noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import e, exp
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from .parts import Conflict
+
+if TYPE_CHECKING:
+    from .spec import PolicySpec
+
+Mode = Literal["trained", "guided", "freeze"]
+MODES: tuple[str, ...] = get_args(Mode)
+Schedule = Literal["exponential", "linear", "ones", "zeros"]
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+Jacobian = Literal["identity", "exact"]
+JACOBIANS: tuple[str, ...] = get_args(Jacobian)
+
+MAX_GUIDANCE = 5.0
+"""The published beta (arXiv 2506.07339)."""
+FEWEST_STEPS = 3
+"""Fewer steps leave a correction no time to settle: guided prefixes are refused."""
+
+
+def soft_mask(size: int, delay: int, end: int, schedule: str = "exponential") -> list[float]:
+    """How strongly each of `size` actions is held to the prefix: W of the paper.
+
+    1 before `delay`, 0 from `end` on; between, c falls linearly from 1 to 0 in end - delay + 1
+    steps.
+
+    Args:
+        size: Actions in a chunk (H).
+        delay: Actions that are executed while the chunk is computed (d).
+        end: Actions that the prefix gives, d <= end <= H.
+        schedule: "linear": c. "exponential": c (e^c - 1) / (e - 1). "ones": 1. "zeros": 0.
+    """
+
+    def between(i: int) -> float:
+        c = min(1.0, max(0.0, (delay - 1 - i) / (end - delay + 1) + 1))
+        found = {"linear": c, "exponential": c * (exp(c) - 1) / (e - 1), "ones": 1.0, "zeros": 0.0}
+        return found[schedule]
+
+    return [1.0 if i < delay else between(i) if i < end else 0.0 for i in range(size)]
+
+
+def guidance_weight(sigma: Any, most: float) -> Any:
+    """w of a correction at noise level `sigma`, a number or a tensor: min(beta, 1/(s (1-s)) - 2).
+
+    2 in the middle, and beta near noise and near data. In the paper's t = 1 - s it is
+    (1-t)/t (t^2 + (1-t)^2) / (1-t)^2.
+    """
+    if isinstance(sigma, float | int):
+        spread = sigma * (1 - sigma)
+        return most if spread <= 0 else min(most, 1 / spread - 2)
+    spread = (sigma * (1 - sigma)).clamp(min=1e-6)
+    return (1 / spread - 2).clamp(max=most)
+
+
+def max_guidance(steps: int) -> float:
+    """The default of beta: with n equal steps, one moves the chunk by w / n of its error."""
+    return min(MAX_GUIDANCE, float(steps))
+
+
+def act_refusal(spec: PolicySpec, mode: str, delay: int) -> tuple[str, str] | None:
+    """Why a policy cannot begin a chunk with a prefix in `mode`, and the cure; None if it can."""
+    if (why := mode_refusal(spec, mode)) is not None:
+        return why
+    learned = spec.actions.max_delay
+    if mode == "trained" and delay > learned:
+        what = f"it learned delays up to {learned} steps" if learned else "it learned no prefix"
+        return (
+            f"a trained prefix of {delay} actions, and {what}",
+            f'choose mode "guided", or train it with actions.max_delay = {delay}'
+            + (f", or compute faster than {learned} steps" if learned else ""),
+        )
+    return None
+
+
+def mode_refusal(spec: PolicySpec, mode: str) -> tuple[str, str] | None:
+    """Why the parts of a spec have no prefix in `mode`, whatever was learned, and the cure."""
+    head, steps = spec.action_head, spec.schedules.action.steps
+    if head.is_regression:
+        return (
+            f"{head.name} predicts a chunk from features alone: it reads no action, and a prefix "
+            "would change none behind it",
+            "choose an action head that denoises actions (`wamkit list action_head`)",
+        )
+    if mode == "trained" and not head.token_per_action:
+        return (
+            f"{head.name} writes several actions into one latent frame, which has one noise level",
+            'choose mode "guided", or an action head with a token for each action, such as mot',
+        )
+    if (why := spec.paradigm.prefix_refusal(mode)) is not None:
+        return (
+            f"{spec.paradigm.name} takes no prefix in mode {mode}: {why}",
+            "choose another mode, or another paradigm (`wamkit list paradigm`)",
+        )
+    if mode == "guided" and steps < FEWEST_STEPS:
+        return (
+            f"a guided prefix in {steps} steps: a correction needs at least {FEWEST_STEPS} to "
+            "settle",
+            f"set schedules.action.steps = {FEWEST_STEPS} or more, or train the policy with "
+            'actions.max_delay and choose mode "trained", which acts in one step too',
+        )
+    return None
+
+
+def prefix_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
+    """Yield why the delays that a policy is to learn do not fit its parts."""
+    most, size = spec.actions.max_delay, spec.actions.chunk_size
+    if not most:
+        return
+    if 2 * most > size:
+        yield Conflict(
+            between=("actions.max_delay", "actions.chunk_size"),
+            why=f"delays up to {most} steps in chunks of {size}: as many must be executed before "
+            "the next chunk, and as many be left for its delay",
+            hint=f"set actions.max_delay = {size // 2}, or actions.chunk_size = {2 * most}",
+        )
+    if (why := mode_refusal(spec, "trained")) is not None:
+        what, hint = why
+        yield Conflict(
+            between=("actions.max_delay", "action_head" if "head" in hint else "paradigm"),
+            why=what,
+            hint=f"set actions.max_delay = 0, or {hint}",
+        )
+
+
+def timing_fault(delay: int, executed: int, size: int) -> str | None:
+    """Why delay, executed steps and chunk do not go together; None where d <= s <= H - d."""
+    if delay > executed:
+        return (
+            f"a delay of {delay} steps is longer than the {executed} steps that are executed of a "
+            "chunk: the next one would come too late"
+        )
+    if executed > size - delay:
+        return (
+            f"{executed} executed steps leave {size - executed} of a chunk of {size}, and the "
+            f"delay of {delay} steps needs as many"
+        )
+    return None
