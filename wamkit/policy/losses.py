@@ -16,6 +16,7 @@ from ..interfaces.types import DenoisingTarget, ModelInputs, ModelOutput, NoisyV
 from . import preprocessing
 from .frame_order import frame_validity
 from .observation import Batch
+from .prefix_training import learned_actions
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -46,6 +47,8 @@ def modality_loss(
     if part == "action" and spec.lead_steps:
         real = torch.cat([torch.ones_like(real[:, : spec.lead_steps]), real], 1)
     real = preprocessing.to_latent(policy, part, real)
+    if part == "action":
+        real = learned_actions(noisy.prefix, target.places, real)
     found = velocity.take(part, noisy)
     return vector_loss(found, target, real, vectors if spec.action_head.is_regression else None)
 

@@ -36,6 +36,7 @@ from .leading import LeadingFrame
 from .observation import ActionChunk, Batch, Imagined, Losses, Observation
 from .precomputed_text import build_text_encoder
 from .prefix_model import with_prefix
+from .prefix_training import with_clean_prefix
 from .run_mode import (
     MAX_GRAPHS,
     Act,
@@ -409,7 +410,9 @@ class Policy(DeviceModule):
         parts listed in `keep_float32` in float32. WamkitError for a wrong batch.
         """
         inputs = preprocessing.training_inputs(self, batch)
-        noisy, target = self.paradigm.add_noise(inputs, self.schedules, generator(seed))
+        rng = generator(seed)
+        noisy, target = self.paradigm.add_noise(inputs, self.schedules, rng)
+        noisy = with_clean_prefix(self.spec, inputs, noisy, rng)
         self._ensure_fused()
         with lowered(self.device, compute):
             velocity = self.model(noisy)

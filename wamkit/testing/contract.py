@@ -47,6 +47,7 @@ from .fixtures import (
 )
 from .parity import other_values, same_values, unused_modules
 from .policy_contract import POLICY
+from .prefix_contract import PREFIX
 
 __all__ = ["pytest_generate_tests", "test_contract"]
 
@@ -400,7 +401,7 @@ CHECKS: dict[str, Sequence[Callable[[PolicySpec, Path], None]]] = {
         refuses_images_that_do_not_divide,
     ),
     "text_encoder": (encodes_prompts_alike_alone_and_together, keeps_its_fingerprint),
-    "action_head": (),
-    "paradigm": (),
+    "action_head": PREFIX,
+    "paradigm": PREFIX,
     "policy": (is_listed_without_torch, *POLICY),
 }

@@ -1,0 +1,99 @@
+"""How smoothly one action chunk follows another: jumps and jerk at the seam.
+
+    executed   ... a a a | n n n ...     a: of the chunk before, n: of the next one
+                         seam
+
+A policy that ignores the chunk before may go on with another one of several good plans, and the
+robot is torn from one to the other. Within a chunk the same quantities say what is normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """Jump and jerk at the seams of a run of actions, next to those within chunks.
+
+    Each is the mean over seams, or over all other places, of the norm over dimensions.
+    """
+
+    jump: float
+    """Mean norm of the first difference at a seam, in units of actions."""
+    jump_within: float
+    """The same within chunks."""
+    jerk: float
+    """Mean over seams of the largest norm of a third difference that spans the seam, in units of
+    actions times the cube of the control rate."""
+    jerk_within: float
+    """Mean norm of third differences that span no seam."""
+    seams: int
+    """How many there are."""
+
+    @property
+    def jump_ratio(self) -> float:
+        """The jump at a seam in units of that within chunks; 1 is seamless."""
+        return self.jump / self.jump_within if self.jump_within else float("inf")
+
+
+def measure_seams(actions: Array, starts: list[int], control_hz: float = 1.0) -> Smoothness:
+    """Jump and jerk of executed actions.
+
+    Args:
+        actions: All that was executed [T, A], in targets: of delta actions, their sum.
+        starts: Indices of actions that are the first of a new chunk, each from 1 to T - 1.
+        control_hz: Actions in a second, which scales the jerk.
+
+    Raises:
+        ValueError: A start is no place between two actions, or actions have not two axes.
+    """
+    x = np.asarray(actions, float)
+    if x.ndim != 2:
+        raise ValueError(f"actions are {list(x.shape)}; expected [T, A]")
+    if wrong := [start for start in starts if not 0 < start < len(x)]:
+        raise ValueError(f"a chunk begins at {wrong[0]}; expected 1 to {len(x) - 1}")
+    jump = np.linalg.norm(np.diff(x, axis=0), axis=1)  # [T - 1], from i to i + 1
+    at = np.zeros(len(jump), bool)
+    at[[start - 1 for start in starts]] = True
+    jerk = np.linalg.norm(np.diff(x, n=3, axis=0), axis=1) * control_hz**3  # [T - 3], i .. i + 3
+    spans = [_span(jerk, start) for start in starts]
+    inside = np.ones(len(jerk), bool)
+    for start in starts:
+        inside[max(0, start - 3) : start] = False
+    return Smoothness(
+        _mean(jump[at]),
+        _mean(jump[~at]),
+        _mean(np.array([span.max() for span in spans if len(span)])),
+        _mean(jerk[inside]),
+        len(starts),
+    )
+
+
+def executed_run(chunks: list[Array], executed: int, delay: int = 0) -> tuple[Array, list[int]]:
+    """What a robot makes of chunks that follow each other, and where each new one begins.
+
+    Every chunk [H, A] is asked for after `executed` actions of the one before, and comes `delay`
+    actions later: these are still the old chunk's, though the new one holds them too.
+    """
+    parts: list[Array] = [chunks[0][: executed + delay]]
+    starts = []
+    for chunk in chunks[1:]:
+        starts.append(sum(len(part) for part in parts))
+        parts.append(chunk[delay : executed + delay])
+    return np.concatenate(parts), starts
+
+
+def _span(jerk: Array, start: int) -> Array:
+    """Third differences that span the seam before action `start`."""
+    return jerk[max(0, start - 3) : start]
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else 0.0
