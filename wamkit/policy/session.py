@@ -13,6 +13,8 @@ from ..checkpoints.finite import fault
 from ..errors import WamkitError
 from ..interfaces.types import EpisodeHistory, ModelInputs
 from . import preprocessing
+from .action_prefix import ActionPrefix, add_prefix, keep_prefix
+from .moments import Moment, arrival, refuse_arrival
 from .observation import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Session:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._prompt: tuple[str, ...] | None = None
+        self._episode = 0  # counts resets, also those while a chunk is computed
+        self._moment: Moment | None = None  # of the newest observation, if it was given
         self._forget()
 
     def reset(self, instruction: str | tuple[str, ...] | list[str] | None = None) -> None:
@@ -54,9 +58,11 @@ class Session:
         if instruction is not None:
             prompt = (instruction,) if isinstance(instruction, str) else tuple(instruction)
             self._prompt = prompt
+        self._moment = None
         self._forget()
 
     def _forget(self) -> None:
+        self._episode += 1
         self._first: Observation | None = None  # at the beginning of the episode
         self._felt: Observation | None = None  # whose state counts
         self._clip: dict[str, Tensor] = {}  # camera -> [B, T, 3, height, width] since then
@@ -81,6 +87,8 @@ class Session:
         observation: Observation | None,
         executed: Tensor | None = None,
         *,
+        prefix: ActionPrefix | None = None,
+        moment: Moment | None = None,
         seed: int | Sequence[int] | None = None,
         **act_options: Any,
     ) -> ActionChunk:
@@ -92,11 +100,22 @@ class Session:
         last one, and `executed` the actions of all chunks since then, one after the other. A new
         instruction begins a new episode at the newest images, of all robots at once.
 
-        Raises WamkitError as `Policy.act` does, and if images, samples or actions are not as many
-        as there must be.
+        `prefix` is as of `Policy.act`; what goes into the memory is what was executed. `moment`
+        says when the observation was made: a late one is refused, and so is a repeated or dropped
+        one where the policy remembers; one of another episode begins it.
+
+        Raises WamkitError as `Policy.act` does, if images, samples or actions are not as many as
+        there must be, and if the session was reset while the chunk was computed.
         """
+        if observation is not None and moment is not None:
+            self._arrive(moment)
+        episode = self._episode
         if not self.policy.paradigm.stateful:
-            return self.policy.act(self._with_prompt(observation), seed=seed, **act_options)
+            seen = self._with_prompt(observation)
+            chunk = self.policy.act(seen, prefix=prefix, seed=seed, **act_options)
+            self._expect_episode(episode)
+            self._moment = moment or self._moment
+            return chunk
         if self._first is None:
             self._begin(self._with_prompt(observation))
         elif observation is None:
@@ -105,16 +124,39 @@ class Session:
         else:
             self._observe(self._with_prompt(observation), executed)
         assert self._inputs is not None and self._felt is not None
-        out = self.policy.sample(self._inputs, seed=seed, **act_options)
+        felt, episode = self._felt, self._episode
+        inputs = add_prefix(self.policy, self._inputs, prefix, felt)
+        out = self.policy.sample(inputs, seed=seed, **act_options)
+        self._expect_episode(episode)
         try:
-            chunk = self.policy.to_action_chunk(out, self._felt)
+            chunk = self.policy.to_action_chunk(out, felt)
         except WamkitError as error:
             self._forget()  # the history must not hold a chunk that failed
             hint = f"{error.hint}; the session forgets the episode: go on with a new one"
             raise WamkitError(error.what, hint) from None
-        self._memory = out.memory
+        chunk = keep_prefix(self.policy, chunk, prefix, felt)
+        self._memory, self._moment = out.memory, moment or self._moment
         self._chunks.append(chunk.values)
         return chunk
+
+    def _arrive(self, moment: Moment) -> None:
+        """Begin another episode if it is of one. Raises WamkitError if it comes to no use."""
+        remembers = self.policy.paradigm.stateful and self._chunks
+        steps = sum(chunk.shape[1] for chunk in self._chunks) if remembers else None
+        found, last = arrival(moment, self._moment, steps), self._moment
+        if last is not None:
+            refuse_arrival(found, moment, last, steps)
+        if found == "reset":
+            self._forget()
+            self._moment = None
+
+    def _expect_episode(self, episode: int) -> None:
+        """Raise WamkitError if the session was reset since `episode`."""
+        if episode != self._episode:
+            raise WamkitError(
+                "the session was reset while this chunk was computed; it is of the episode before",
+                "discard it, and act on the first observation of the new episode",
+            )
 
     def _with_prompt(self, observation: Observation | None) -> Observation:
         """The observation with the prompt of the session. Raises WamkitError if it is None."""

@@ -67,8 +67,8 @@ def continues_a_chunk(spec: PolicySpec, tmp: Path) -> None:
         free = _normalized(policy, seen, empty, model=True)
         held = policy.actions.encode_executed(prefix.values, seen.state)
         if mode == "guided":
-            error, without = (float((x[:, :DELAY] - held[:, :DELAY]).norm()) for x in (found, free))
-            assert error < without, f"{error:.3f} from the prefix, {without:.3f} without guidance"
+            apart, without = (float((x[:, :DELAY] - held[:, :DELAY]).norm()) for x in (found, free))
+            assert apart < without, f"{apart:.3f} from the prefix, {without:.3f} without guidance"
         else:
             same_values(found[:, :DELAY], held[:, :DELAY], 1e-4, scale=1.0)
         if mode != "freeze":

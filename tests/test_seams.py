@@ -1,0 +1,100 @@
+"""Seams between chunks, and relative actions seen from another state, by closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wamkit.policy.reanchor import (
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    reanchor_angles,
+    reanchor_differences,
+    reanchor_poses,
+)
+from wamkit.policy.seams import executed_run, measure_seams
+
+
+def test_a_straight_line_has_no_seam() -> None:
+    line = np.arange(12.0)[:, None] * [[3.0, 4.0]]
+    found = measure_seams(line, [4, 8])
+    assert (found.jump, found.jump_within, found.jump_ratio) == (5, 5, 1)
+    assert found.jerk == pytest.approx(0) and found.jerk_within == pytest.approx(0)
+    assert found.seams == 2
+
+
+def test_a_step_is_a_jump_at_its_seam_alone() -> None:
+    """Third differences of a step of height h are h, -2 h, h."""
+    step = np.where(np.arange(10) < 5, 0.0, 2.0)[:, None]
+    found = measure_seams(step, [5], control_hz=10)
+    assert (found.jump, found.jump_within) == (2, 0) and found.jump_ratio == float("inf")
+    assert found.jerk == 4000 and found.jerk_within == 0
+    elsewhere = measure_seams(step, [8])
+    assert elsewhere.jump == 0 and elsewhere.jerk_within > 0
+
+
+def test_what_is_executed_of_overlapping_chunks() -> None:
+    """H = 6, s = 3, d = 1: the old chunk goes on for one action after the new one is asked for."""
+    chunks = [np.array([[10.0 * k + i] for i in range(6)]) for k in range(3)]
+    actions, starts = executed_run(chunks, 3, 1)
+    assert actions[:, 0].tolist() == [0, 1, 2, 3, 11, 12, 13, 21, 22, 23]
+    assert starts == [4, 7]
+    assert executed_run(chunks[:1], 6)[1] == []
+
+
+def test_places_that_are_no_seams_are_refused() -> None:
+    with pytest.raises(ValueError, match="a chunk begins at 10; expected 1 to 9"):
+        measure_seams(np.zeros((10, 2)), [10])
+    with pytest.raises(ValueError, match=r"expected \[T, A\]"):
+        measure_seams(np.zeros(10), [1])
+
+
+def test_differences_move_against_the_state() -> None:
+    values = np.array([[1.0, 2.0], [3.0, 4.0]])
+    then, now = np.array([0.5, 0.0]), np.array([1.5, -1.0])
+    found = reanchor_differences(values, then, now)
+    assert found.tolist() == [[0, 3], [2, 5]]
+    assert (found + now).tolist() == (values + then).tolist()
+
+
+def test_angles_stay_on_their_branch() -> None:
+    """A target of 3.2 seen from 3.1 is 0.1; from -3.1, which is 3.183, it is 0.017."""
+    found = reanchor_angles(np.array([[0.1]]), np.array([3.1]), np.array([-3.1]))
+    assert found[0, 0] == pytest.approx(6.3 - 2 * np.pi)
+
+
+def test_poses_as_seen_from_where_the_robot_is_now() -> None:
+    """It was at the origin, and is 1 ahead, turned left by 90 degrees: ahead is to the right."""
+    quarter = axis_angle_to_matrix(np.array([0.0, 0.0, np.pi / 2]))
+    then, now = (np.zeros(3), np.eye(3)), (np.array([1.0, 0.0, 0.0]), quarter)
+    p, r = reanchor_poses(np.array([[2.0, 0.0, 0.0]]), np.eye(3)[None], then, now)
+    np.testing.assert_allclose(p, [[0, -1, 0]], atol=1e-12)
+    np.testing.assert_allclose(r[0], quarter.T, atol=1e-12)
+
+
+def test_poses_in_the_world_stay_where_they_are() -> None:
+    rng = np.random.default_rng(0)
+    turns = axis_angle_to_matrix(rng.normal(size=(5, 3)))
+    p, (p_then, p_now) = rng.normal(size=(3, 3)), rng.normal(size=(2, 3))
+    then, now = (p_then, turns[0]), (p_now, turns[1])
+    moved, turned = reanchor_poses(p, turns[2:], then, now)
+    np.testing.assert_allclose(p_now + moved @ turns[1].T, p_then + p @ turns[0].T)
+    np.testing.assert_allclose(turns[1] @ turned, turns[0] @ turns[2:])
+    again = reanchor_poses(moved, turned, now, then)
+    np.testing.assert_allclose(again[0], p)
+    np.testing.assert_allclose(again[1], turns[2:])
+
+
+def test_rotation_vectors_come_back_from_matrices() -> None:
+    rng = np.random.default_rng(1)
+    axes = rng.normal(size=(7, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    angles = np.array([0.0, 1e-9, 1e-3, 1.0, 2.0, 3.0, np.pi - 1e-6])
+    vectors = axes * angles[:, None]
+    matrices = axis_angle_to_matrix(vectors)
+    unit = np.broadcast_to(np.eye(3), matrices.shape)
+    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), unit, atol=1e-12)
+    np.testing.assert_allclose(matrix_to_axis_angle(matrices), vectors, atol=1e-8)
+    half = axis_angle_to_matrix(np.array([np.pi, 0.0, 0.0]))
+    np.testing.assert_allclose(half, np.diag([1.0, -1.0, -1.0]), atol=1e-12)
+    np.testing.assert_allclose(np.abs(matrix_to_axis_angle(half)), [np.pi, 0, 0], atol=1e-8)
