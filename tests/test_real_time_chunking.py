@@ -40,6 +40,8 @@ from wamkit.testing.fixtures import (
 )
 from wamkit.testing.tolerance import other_values, same_values
 
+Parts = list[tuple[Level | PrefixLevel | Tensor, int]]
+
 
 def spec_for(
     *changes: str, head: str = "mot", paradigm: str = "single_pass", delay: int = 3
@@ -126,7 +128,7 @@ def test_the_guided_velocity_is_that_of_the_closed_form() -> None:
         with torch.no_grad():
             found = with_prefix(model)(inputs_at(x, Level((1.0, s), 1), prefix)).action
         same_values(found, v - w * pulled, 1e-6)
-        assert not found.requires_grad
+        assert found is not None and not found.requires_grad
         whole = inputs_at(x, torch.full((1,), s), prefix)  # a level of each sample
         with torch.no_grad():
             same_values(with_prefix(model)(whole).action, found, 1e-6)
@@ -140,7 +142,9 @@ def test_every_solver_ends_at_a_frozen_prefix(solver: str) -> None:
     prefix = prefix_of(y, soft_mask(6, 2, 2, "ones"), 2, mode="freeze")
     run = NoiseSchedule(ScheduleConfig(steps=6, solver=solver)).init_sampler(noise, rng=rng)  # type: ignore[arg-type]
     while not run.done:
-        run.step(with_prefix(model)(inputs_at(run.x, run.level, prefix)).action)
+        found = with_prefix(model)(inputs_at(run.x, run.level, prefix)).action
+        assert found is not None
+        run.step(found)
     same_values(run.x[:, :2], y[:, :2], 1e-5)
     other_values(run.x[:, 2:], y[:, 2:])
 
@@ -168,13 +172,14 @@ def test_a_trained_prefix_is_passed_clean_and_the_rest_noisy() -> None:
 def test_levels_behind_a_prefix_are_entries_of_the_table_of_the_run() -> None:
     run = (1.0, 0.5, 0.25, 0.0)
     clean = torch.tensor([[True, False, False], [True, True, False]])
-    parts = [(CLEAN, 1), (PrefixLevel(Level(run, 1), clean), 3), (Level(run, 2), 2)]
+    prefixed = PrefixLevel(Level(run, 1), clean)
+    parts: Parts = [(CLEAN, 1), (prefixed, 3), (Level(run, 2), 2)]
     table = LevelTable.of(parts, 2, torch.device("cpu"))
     expected = torch.tensor([[0, 0, 0.5, 0.5, 0.25, 0.25], [0, 0, 0, 0.5, 0.25, 0.25]])
     assert torch.equal(table.sigmas[table.index], expected)
-    later = [parts[0], (PrefixLevel(Level(run, 1), ~clean), 3), parts[2]]
+    later: Parts = [parts[0], (PrefixLevel(Level(run, 1), ~clean), 3), parts[2]]
     assert LevelTable.of(later, 2, torch.device("cpu")).key == table.key is not None
-    mixed = [*parts, (torch.tensor([[0.7], [0.6]]), 1)]
+    mixed: Parts = [*parts, (torch.tensor([[0.7], [0.6]]), 1)]
     whole = LevelTable.of(mixed, 2, torch.device("cpu"))
     last = torch.tensor([[0.7], [0.6]])
     assert torch.equal(whole.sigmas[whole.index], torch.cat([expected, last], 1))
