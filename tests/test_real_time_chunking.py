@@ -17,7 +17,7 @@ from wamkit.config.check import check
 from wamkit.config.noise_schedule import ScheduleConfig
 from wamkit.config.prefix import guidance_weight, max_guidance, soft_mask, timing_fault
 from wamkit.config.spec import PolicySpec
-from wamkit.engine.levels import CLEAN, Level, LevelTable, PrefixLevel
+from wamkit.engine.levels import CLEAN, Level, Levels, LevelTable, PrefixLevels
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.engine.passes import PassRunner
 from wamkit.engine.samplers import SOLVERS
@@ -40,7 +40,7 @@ from wamkit.testing.fixtures import (
 )
 from wamkit.testing.tolerance import other_values, same_values
 
-Parts = list[tuple[Level | PrefixLevel | Tensor, int]]
+Parts = list[tuple[Level | Levels | PrefixLevels, int]]
 
 
 def spec_for(
@@ -172,12 +172,12 @@ def test_a_trained_prefix_is_passed_clean_and_the_rest_noisy() -> None:
 def test_levels_behind_a_prefix_are_entries_of_the_table_of_the_run() -> None:
     run = (1.0, 0.5, 0.25, 0.0)
     clean = torch.tensor([[True, False, False], [True, True, False]])
-    prefixed = PrefixLevel(Level(run, 1), clean)
+    prefixed = PrefixLevels((Level(run, 1),), clean)
     parts: Parts = [(CLEAN, 1), (prefixed, 3), (Level(run, 2), 2)]
     table = LevelTable.of(parts, 2, torch.device("cpu"))
     expected = torch.tensor([[0, 0, 0.5, 0.5, 0.25, 0.25], [0, 0, 0, 0.5, 0.25, 0.25]])
     assert torch.equal(table.sigmas[table.index], expected)
-    later: Parts = [parts[0], (PrefixLevel(Level(run, 1), ~clean), 3), parts[2]]
+    later: Parts = [parts[0], (PrefixLevels((Level(run, 1),), ~clean), 3), parts[2]]
     assert LevelTable.of(later, 2, torch.device("cpu")).key == table.key is not None
     mixed: Parts = [*parts, (torch.tensor([[0.7], [0.6]]), 1)]
     whole = LevelTable.of(mixed, 2, torch.device("cpu"))

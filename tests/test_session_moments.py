@@ -28,7 +28,7 @@ def seen_by(session: Session, seed: int) -> Any:
     return observation(session.policy.spec, frames=session.num_images, seed=seed)
 
 
-def test_observations_are_told_apart_by_executed_actions() -> None:
+def test_observations_differ_by_the_actions_executed_between_them() -> None:
     last = Moment(8)
     assert arrival(Moment(0), None, 4) == "first"
     assert arrival(Moment(12), last, 4) == "next" == arrival(Moment(10), last, None)

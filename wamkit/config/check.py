@@ -20,6 +20,7 @@ from .prefix import prefix_conflicts
 from .programs import level_conflicts
 from .prompts import has_place
 from .registry import registry
+from .relative import relative_conflicts, state_conflicts
 from .shared_clip import shared_clip_conflicts
 from .spec import PolicySpec, draft, read
 from .tiling import resize_hint, retile
@@ -119,8 +120,8 @@ def _rules(spec: Any) -> Iterator[Conflict]:
         _coarser,
         shared_clip_conflicts,
         _embedding_conflicts,
-        _state,
-        _relative,
+        state_conflicts,
+        relative_conflicts,
         prefix_conflicts,
         _modules,
         _folders,
@@ -320,45 +321,6 @@ def _coarser(spec: PolicySpec) -> Iterator[Conflict]:
             "as a clean "
             "latent",
         )
-
-
-def _state(spec: PolicySpec) -> Iterator[Conflict]:
-    if spec.state.size == 0 and any(g.kind == "relative" for g in spec.actions.groups):
-        yield Conflict(
-            between=("actions.groups", "state.size"),
-            why="relative actions are differences to the state, and the policy gets no state",
-            hint=f"set state.size = {spec.actions.size}, or to that of your robot, or make the "
-            "group absolute or delta",
-        )
-
-
-def _relative(spec: PolicySpec) -> Iterator[Conflict]:
-    for place, group in enumerate(spec.actions.groups):
-        if group.kind == "relative" and group.state is None:
-            yield Conflict(
-                between=("actions.groups",),
-                why=f"group {group.name!r} is relative but does not say to what in the state",
-                hint=f"set actions.groups.{place}.state = {_start(spec, place)}, or to the place "
-                f"of {group.name}'s first value in the state",
-            )
-        elif (
-            group.kind == "relative"
-            and spec.state.size
-            and (group.state or 0) + group.size > spec.state.size
-        ):
-            yield Conflict(
-                between=("actions.groups", "state.size"),
-                why=f"group {group.name!r} is relative to values {group.state} to "
-                f"{(group.state or 0) + group.size - 1} of a state of {spec.state.size}",
-                hint=f"set state.size = {(group.state or 0) + group.size}, or "
-                f"actions.groups.{place}.state = {_start(spec, place)}",
-            )
-
-
-def _start(spec: PolicySpec, place: int) -> int:
-    """Where the values of a group begin in a state that is ordered as the action is, if they do."""
-    before, size = spec.actions.groups[:place], spec.actions.groups[place].size
-    return max(0, min(sum(group.size for group in before), spec.state.size - size))
 
 
 def missing_files(part: Part) -> list[str]:

@@ -126,8 +126,7 @@ def slice_levels(
     """The levels of some of the tokens; one that all tokens share stays as it is."""
     if isinstance(level, PrefixLevels):
         found = slice_levels(level.levels, places)
-        assert isinstance(found, tuple)
-        return PrefixLevels(found, level.clean[:, places])
+        return PrefixLevels(found, level.clean[:, places])  # type: ignore[arg-type]
     if isinstance(level, Tensor):
         return level[:, places] if level.ndim == 2 and level.shape[1] > 1 else level
     if isinstance(level, Level) or len(level) == 1:
@@ -135,7 +134,7 @@ def slice_levels(
     return level[places] if isinstance(places, slice) else tuple(level[i] for i in places)
 
 
-def join_levels(parts: Sequence[Levels], batch: int, device: torch.device) -> Levels:
+def join_levels(parts: Sequence[Levels | PrefixLevels], batch: int, device: torch.device) -> Levels:
     """Levels of several rows of frames or tokens as those of one row."""
     if all(isinstance(part, tuple) for part in parts):
         return tuple(level for part in parts for level in part)  # type: ignore[union-attr]
@@ -174,7 +173,11 @@ class LevelTable(NamedTuple):
         if not any(isinstance(level, Tensor) for level, _ in parts):
             if any(isinstance(level, PrefixLevels) for level, _ in parts):
                 return _with_prefix(parts, device)
-            levels = [each for level, count in parts for each in expand_levels(level, count)]
+            levels = [
+                each
+                for level, count in parts
+                for each in expand_levels(level, count)  # type: ignore[union-attr]
+            ]
             if all(level == levels[0] for level, _ in parts):
                 del levels[1:]  # one group
             table, index = _index(levels, device)  # type: ignore[arg-type]
@@ -205,13 +208,9 @@ def _with_prefix(
     rows = next(x.clean.shape[0] for x, _ in parts if isinstance(x, PrefixLevels))
     none = constant((False,), torch.bool, device)
     for level, count in parts:
-        held = none
-        if isinstance(level, PrefixLevels):
-            level, held = level.levels, level.clean
-        each = expand_levels(level, count)
-        assert isinstance(each, tuple)
-        levels += each
-        clean.append(held.expand(rows, count))
+        prefix = level if isinstance(level, PrefixLevels) else None
+        levels += expand_levels(level if prefix is None else prefix.levels, count)  # type: ignore[arg-type]
+        clean.append((none if prefix is None else prefix.clean).expand(rows, count))
     table, index = _index([*levels, CLEAN], device)
     index = index.expand(1, len(levels) + 1)
     index = torch.where(torch.cat(clean, 1), index[:, -1:], index[:, :-1])

@@ -1,7 +1,7 @@
 """A model whose action chunk begins with a prefix: real-time chunking.
 
 trained   the prefix is passed clean, at level 0 (arXiv 2512.05964)
-freeze    the noisy actions stay on the straight path to the prefix; the network is not told
+freeze    the noisy actions stay on the straight path to the prefix; the network does not know
 guided    v' = v - w J W (Y - x0): x0 = x - s v moves towards the prefix Y (arXiv 2506.07339)
 
 Like guidance this is a function around the model: samplers and paradigms know nothing of it.
@@ -92,10 +92,8 @@ def _guided(
 
 def _is_clean(action: NoisyVectors) -> bool:
     """Whether the actions are known, and condition what is denoised."""
-    level = action.level
-    if isinstance(level, Level):
-        return level.sigma == 0
-    return isinstance(level, tuple) and not any(each.sigma for each in level)
+    levels = expand_levels(action.level, 1)
+    return isinstance(levels, tuple) and not any(level.sigma for level in levels)
 
 
 def _sigma(action: NoisyVectors) -> float | Tensor:
