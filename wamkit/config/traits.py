@@ -90,7 +90,7 @@ class Traits(BaseModel):
     views: int = 0
     """Camera views it tells apart where each is a clip by itself; 0 if it knows none."""
     cross_view_stride: int = 1
-    """Tokens attend to those of other views in every so manieth block, from the first on; in the
+    """Tokens attend to those of other views in one of so many blocks, from the first on; in the
     others only to their own view, and to what belongs to none."""
 
     trained_with: TrainedWith = TrainedWith()

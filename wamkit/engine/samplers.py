@@ -52,7 +52,7 @@ class Sampler(ABC):
     """Evaluations that are made, if the others take the velocity of the last one again."""
 
     def truncate_timesteps(self) -> None:
-        """Cut the levels that are announced to the network to whole thousandths."""
+        """Truncate the levels that the network is given to whole thousandths."""
         self._table = tuple(int(1000 * level) / 1000 for level in self._table)
 
     @property
@@ -74,7 +74,7 @@ class Sampler(ABC):
 
     @property
     def sigma(self) -> float:
-        """The noise level of `x`, as it is announced to the network."""
+        """The noise level of `x` that the network is given, in [0, 1]."""
         return self._table[self._place]
 
     @property

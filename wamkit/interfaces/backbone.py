@@ -76,7 +76,7 @@ class Clip(NamedTuple):
     """Frames in the form that a backbone takes."""
 
     latents: Tensor  # [B, C, T, h, w]
-    levels: LevelTable  # noise levels of the frames, as they are announced
+    levels: LevelTable  # noise levels of the frames that the network is given
     is_given: tuple[bool, ...]  # T: whether a frame is known and conditions the others
     is_reference: tuple[bool, ...]  # T: whether it is an image observed before the others
     is_vector: tuple[bool, ...]  # T: whether a frame holds values of a vector instead of an image
@@ -175,7 +175,7 @@ class Backbone(Stack):
     traits: Traits
     attend: Attend = staticmethod(attention)
     reference_sigma: float = 0.0
-    """The level that clean frames that are given are announced at."""
+    """Noise level in [0, 1] that the network reads for clean given frames (`Frames.is_given`)."""
 
     text_blocks: Any
     """Blocks of the text tokens, only where text is a stream (`traits.text`). A block that text and

@@ -59,15 +59,24 @@ class ExpertHead(ActionHead):
         return None
 
     def embed_levels(self, sigmas: Tensor) -> Tensor | None:
-        """Embed noise levels [R] for the head's encoders and decoders: [R, ...], or None."""
+        """Noise levels [R] in [0, 1] for the head's encoders and decoders: [R, ...] or None.
+
+        Override this where they depend on the levels alone, else `final_levels`.
+        """
         return None
 
     def final_levels(
         self, stack: Stack, sigmas: Tensor, embed_sigmas: Callable[[], Any]
     ) -> Tensor | None:
-        """As `embed_levels`, for heads whose encoders and decoders read what their stack makes.
+        """As `embed_levels`, where encoders and decoders read what the stack makes of the levels.
 
-        `embed_sigmas` returns `stack.embed_sigma(sigmas)`, computed once for the blocks too.
+        Args:
+            stack: The stack of the tokens.
+            sigmas: Noise levels [R] in [0, 1].
+            embed_sigmas: Returns `stack.embed_sigma(sigmas)`, computed once for the blocks too.
+
+        Returns:
+            [R, ...], or None if encoders and decoders read no level.
         """
         return self.embed_levels(sigmas)
 
