@@ -124,6 +124,38 @@ def test_the_number_of_evaluations_is_an_option_of_the_import(
     assert spec.paradigm.program(spec)[1].passes == made
 
 
+@pytest.mark.parametrize("lost", ["lora_alpha", "lora_rank"])
+def test_a_scale_of_adapters_that_is_half_stated_is_asked_for(
+    release: Any, record: dict[str, Tensor], tmp_path: Path, lost: str
+) -> None:
+    folder = release.checkpoint(record, tmp_path, lora=True)
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["action_head_cfg"]["config"][lost]
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(WamkitError, match="states its scale") as found:
+        plan_import(folder, None, release.SIZES)
+    assert "--set backbone.lora_scale=" in found.value.hint
+
+
+def test_a_checkpoint_without_its_settings_is_refused(
+    release: Any, record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = release.checkpoint(record, tmp_path)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(WamkitError, match="heads do not divide"):
+        plan_import(folder, None, release.SIZES)
+    (folder / "config.json").unlink()
+    with pytest.raises(WamkitError, match=r"has no config\.json") as found:
+        plan_import(folder, None, release.SIZES)
+    assert found.value.hint == "config.json is missing: download the whole repository"
+
+
+def test_settings_that_are_assumed_are_noted(whole: Any) -> None:
+    notes = " ".join(whole("14b").imported.notes)
+    for key in ("num_heads: 40", "num_frame_per_block: 2", "max_chunk_size: 4"):
+        assert f"config.json states no {key} is assumed" in notes
+
+
 def test_a_checkpoint_without_statistics_or_of_an_unknown_robot_is_refused(
     release: Any, record: dict[str, Tensor], tmp_path: Path
 ) -> None:

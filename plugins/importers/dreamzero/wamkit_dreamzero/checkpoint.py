@@ -48,17 +48,19 @@ def read(importer: DreamZero, source: Source) -> Imported:
     sizes, given = _Sizes(source), _settings(source)
     tag, metadata = _metadata(importer, source)
     robot = importer.robot if importer.robot != "auto" else TAGS[tag]
-    network = given.get("diffusion_model_cfg") or {}
+    stated = given.get("diffusion_model_cfg") or {}
+    assumed = {**ASSUMED, "num_heads": sizes.width // 128}
+    network = {key: stated.get(key, value) for key, value in assumed.items()}
     vae = "wan2.2" if sizes.channels == 48 else "wan2.1"
-    block, steps = network.get("num_frame_per_block", 2), network.get("num_action_per_block", 24)
+    block, steps = network["num_frame_per_block"], network["num_action_per_block"]
     views, average = ((160, 320), 2) if vae == "wan2.2" else ((176, 320), 1)
     flow = {**FLOW}
     if importer.evaluations in EVALUATIONS:
         flow["evaluate_steps"] = EVALUATIONS[importer.evaluations]
     shapes = {kind: _shapes(metadata, robot, kind) for kind in ("action", "state")}
     values = sum(shapes["action"].values())
-    backbone = sizes.backbone(network.get("num_heads"))
-    paradigm = {**PARADIGM, "chunks": network.get("max_chunk_size", PARADIGM["chunks"])}
+    backbone = sizes.backbone(network["num_heads"])
+    paradigm = {**PARADIGM, "chunks": network["max_chunk_size"]}
     if backbone["cond_channels"]:
         paradigm["guides"] = "sample"
     last = sizes.layers_of_tower - 1
@@ -122,10 +124,23 @@ def read(importer: DreamZero, source: Source) -> Imported:
         statistics={kind: _statistics(metadata, shapes[kind], kind) for kind in shapes},
         system=f"DreamZero ({robot}, {'Wan 2.2 5B' if vae == 'wan2.2' else 'Wan 2.1 14B'})",
         license="as the model card says",
-        notes=NOTES[robot],
+        notes=(
+            *NOTES[robot],
+            *(
+                f"config.json states no {key}: {value} is assumed, as published."
+                for key, value in network.items()
+                if key not in stated
+            ),
+        ),
     )
 
 
+ASSUMED = {
+    "num_frame_per_block": 2,
+    "num_action_per_block": 24,
+    "max_chunk_size": PARADIGM["chunks"],
+}
+"""Key of their `diffusion_model_cfg` -> its value in the release, with heads of 128 values."""
 NOTES: Mapping[str, tuple[str, ...]] = {
     "droid": (
         "Images are 180 x 320, those of the wrist twice as wide on the canvas.",
@@ -158,13 +173,17 @@ class _Sizes:
                 "name the folder of a whole checkpoint: adapters alone are not read",
             ) from None
 
-    def backbone(self, num_heads: int | None) -> dict[str, int]:
-        """The backbone's settings."""
-        heads = num_heads or self.width // 128
+    def backbone(self, num_heads: int) -> dict[str, int]:
+        """The backbone's settings. Raises WamkitError if its heads do not divide its width."""
+        if num_heads < 1 or self.width % num_heads:
+            raise WamkitError(
+                f"the network is {self.width} values wide, which {num_heads} heads do not divide",
+                "config.json states the number as num_heads: download it again",
+            )
         return {
             "layers": self.layers,
-            "num_heads": heads,
-            "head_dim": self.width // heads,
+            "num_heads": num_heads,
+            "head_dim": self.width // num_heads,
             "mlp_dim": self._of("blocks.0.ffn.0.weight")[0],
             "latent_channels": self.channels,
             "cond_channels": self._of("patch_embedding.weight")[1] - self.channels,
@@ -184,7 +203,12 @@ class _Sizes:
 
 
 def _settings(source: Source) -> Mapping[str, Any]:
-    """The settings of the action head in `config.json`; {} without."""
+    """The settings of the action head in `config.json`. Raises WamkitError without the file."""
+    if source.find("config.json") is None:
+        raise WamkitError(
+            f"{source.path} has no config.json, which states its heads, blocks and chunks",
+            "config.json is missing: download the whole repository",
+        )
     found: Any = source.settings("config.json")
     for key in ("action_head_cfg", "config"):
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -192,10 +216,11 @@ def _settings(source: Source) -> Mapping[str, Any]:
 
 
 def _adapters(source: Source, given: Mapping[str, Any]) -> dict[str, float]:
-    """The scale of LoRA adapters that were never merged; the published default is 4 / 4."""
-    if not any(".lora_A." in name for name in source.tensors):
+    """The scale of LoRA adapters that were never merged; {} if the settings do not state it."""
+    alpha, rank = given.get("lora_alpha"), given.get("lora_rank")
+    if alpha is None or not rank or not any(".lora_A." in name for name in source.tensors):
         return {}
-    return {"lora_scale": given.get("lora_alpha", 4) / given.get("lora_rank", 4)}
+    return {"lora_scale": alpha / rank}
 
 
 def _metadata(importer: DreamZero, source: Source) -> tuple[str, Mapping[str, Any]]:

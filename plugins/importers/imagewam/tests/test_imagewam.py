@@ -316,14 +316,15 @@ def test_lora_that_was_never_merged_is_merged_by_alpha_and_rank(
     expect_merged(Policy.load(plan.write(tmp_path / "p", random_parts=True)), record, merged)
 
 
+@pytest.mark.parametrize("stated", [{}, {"alpha": 6.0}, {"rank": 2}])
 def test_a_scale_of_the_lora_that_no_settings_state_is_asked_for(
-    record: dict[str, Tensor], tmp_path: Path
+    record: dict[str, Tensor], tmp_path: Path, stated: dict[str, float]
 ) -> None:
     content = payload(record)
     merged = with_lora(content)
     written(content, tmp_path)
     settings: Any = json.loads(json.dumps(SETTINGS))
-    del settings["model"]["flux2_lora_config"]
+    settings["model"]["flux2_lora_config"] = stated
     (tmp_path / "train_config.yaml").write_text(json.dumps(settings))
     with pytest.raises(WamkitError, match="scale") as found:
         plan_import(tmp_path, None, TINY)

@@ -36,9 +36,9 @@ def from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, A
 
 
 def lora_scale(settings: HydraConfig) -> float | None:
-    """alpha / rank of adapters that were not merged; None where no settings say."""
-    config = settings.get("model.flux2_lora_config")
-    return None if not config else float(config.get("alpha", 1)) / float(config.get("rank", 1))
+    """alpha / rank of adapters that were not merged; None where the settings lack one of them."""
+    alpha, rank = (settings.get(f"model.flux2_lora_config.{key}") for key in ("alpha", "rank"))
+    return None if alpha is None or not rank else float(alpha) / float(rank)
 
 
 def _schedules(settings: HydraConfig) -> dict[str, Any]:
