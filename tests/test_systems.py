@@ -39,6 +39,21 @@ def test_a_system_has_a_section_and_its_specs_exist(record: dict[str, Any]) -> N
         assert record["commit"] in text, f"examples/{name} names another commit"
 
 
+@pytest.mark.parametrize("record", SCRIPT.records(), ids=lambda record: record["system"])
+def test_every_stated_difference_is_a_bound_of_a_test(record: dict[str, Any]) -> None:
+    file = next(
+        file
+        for file in ROOT.glob("plugins/importers/*/wamkit_*/verified.toml")
+        if f'system = "{record["system"]}"' in file.read_text(encoding="utf-8")
+    )
+    tests = [*(file.parent.parent / "tests").glob("test_*.py")]
+    tests += [ROOT / "tests" / "test_fastwam.py"] if record["system"] == "Fast-WAM" else []
+    text = "".join(test.read_text(encoding="utf-8") for test in tests)
+    read = set(re.findall(r"""\b(?:verified|VERIFIED|LIMIT)\["(\w+)"\]""", text))
+    unread = {name for name, value in record["compared"].items() if value} - read
+    assert not unread, f"no test compares with {', '.join(sorted(unread))} of {file.name}"
+
+
 OWN = {"metaworld.toml", "toy.toml"}
 """Compositions of our own, of no published system."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))

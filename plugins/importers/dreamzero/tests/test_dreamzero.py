@@ -85,8 +85,8 @@ def test_the_training_pass_predicts_the_same(
         out = wide.model(inputs)
     assert out.video is not None
     video = torch.cat([out.video[:, :, -1:], out.video[:, :, 1 : 1 + 2 * BLOCKS]], 2)
-    same_values(video, record[f"trained/{name}/video"], VERIFIED["network"])
-    same_values(out.action, record[f"trained/{name}/action"], VERIFIED["network"])
+    same_values(video, record[f"trained/{name}/video"], VERIFIED["network"], scale=1.0)
+    same_values(out.action, record[f"trained/{name}/action"], VERIFIED["network"], scale=1.0)
 
 
 @float64()
@@ -96,19 +96,27 @@ def test_losses_and_training_levels_are_the_published_ones(
     wide, record = to_float64(policy), to_float64(record)
     inputs, goals = noised(wide, record, monkeypatch, guided=True)
     assert inputs.video is not None and inputs.action is not None
-    same_values(1000 * inputs.action.sigma, record["trained/timesteps_action"], VERIFIED["levels"])
+    same_values(
+        1000 * inputs.action.sigma,
+        record["trained/timesteps_action"],
+        VERIFIED["levels"],
+        scale=1.0,
+    )
     sigma = inputs.video.sigma[:, [*range(1, 1 + 2 * BLOCKS)]]
-    same_values(1000 * sigma, record["trained/timesteps"][:, 1:], VERIFIED["levels"])
+    same_values(1000 * sigma, record["trained/timesteps"][:, 1:], VERIFIED["levels"], scale=1.0)
     with torch.no_grad():
         out = wide.model(inputs)
     assert out.video is not None and out.action is not None
     real = wide.action_head.to_latent("action", torch.ones(1, BLOCKS * STEPS, VALUES))
     action = vector_loss(out.action, goals["action"], real)
     same_values(
-        video_loss(out.video, goals["video"], None), record["trained/loss_video"], VERIFIED["loss"]
+        video_loss(out.video, goals["video"], None),
+        record["trained/loss_video"],
+        VERIFIED["loss"],
+        scale=1.0,
     )
     weight = wide.schedules["action"].config.loss_weight
-    same_values(weight * action, record["trained/loss_action"], VERIFIED["loss"])
+    same_values(weight * action, record["trained/loss_action"], VERIFIED["loss"], scale=1.0)
 
 
 @float64()
@@ -141,7 +149,10 @@ def test_levels_are_those_of_the_published_sampler(
     )
     run = NoiseSchedule(config).init_sampler(torch.zeros(1))
     same_values(
-        torch.tensor(run.nodes), record[f"levels/{steps}/sigmas"].float(), VERIFIED["levels"]
+        torch.tensor(run.nodes),
+        record[f"levels/{steps}/sigmas"].float(),
+        VERIFIED["levels"],
+        scale=1.0,
     )
     announced = []
     while not run.done:
@@ -184,7 +195,7 @@ def test_an_episode_acts_as_the_published_policy(
             same_values((canvas + 1) * 127.5, record[f"ran/canvas.{chunk}"][0].float(), 1e-6)
         assert session.num_images == images.stop - images.start if chunk else 1
         values = session.act(observation).values[0]
-        same_values(values, record[f"ran/{start}actions.{chunk}"], VERIFIED["run"])
+        same_values(values, record[f"ran/{start}actions.{chunk}"], VERIFIED["run"], scale=1.0)
 
 
 def test_canvas_and_prompt_of_agibot_are_the_published_ones(record: dict[str, Tensor]) -> None:

@@ -106,11 +106,11 @@ def policies(record: dict[str, Tensor], tmp_path_factory: Any) -> dict[str, Poli
     return found
 
 
-def within(found: Tensor, expected: Tensor, what: str) -> None:
+def within(found: Tensor, expected: Tensor, limit: float) -> None:
     """The largest difference is what `verified.toml` states, or less."""
     assert found.shape == expected.shape
     apart = float((found.double() - expected.double()).abs().max())
-    assert apart <= LIMIT[what], f"{what}: differs by {apart:.1e}, stated are {LIMIT[what]:.0e}"
+    assert apart <= limit, f"differs by {apart:.1e}, stated are {limit:.0e}"
 
 
 def vectors(x: Tensor) -> Tensor:
@@ -159,12 +159,12 @@ def test_the_training_pass_predicts_the_same_with_the_same_losses(
     policy, noisy, target = training
     out = policy.model(noisy)
     theirs = part_of(record, "training/outputs/")
-    within(out.video[:, :, :6], theirs["velocity_video"], "network")
+    within(out.video[:, :, :6], theirs["velocity_video"], LIMIT["network"])
     action = theirs["velocity_action"][:, USED, ..., None]
-    within(out.action[:, :24], vectors(action), "network")
+    within(out.action[:, :24], vectors(action), LIMIT["network"])
     every = torch.ones(2, 24, 4)
-    within(video_loss(out.video, target["video"], None), theirs["loss_video"], "loss")
-    within(vector_loss(out.action, target["action"], every), theirs["loss_action"], "loss")
+    within(video_loss(out.video, target["video"], None), theirs["loss_video"], LIMIT["loss"])
+    within(vector_loss(out.action, target["action"], every), theirs["loss_action"], LIMIT["loss"])
 
 
 def test_visibility_is_the_mask_of_training(
@@ -187,8 +187,8 @@ def test_levels_and_loss_weights_are_those_of_training(
     for part in ("video", "action"):
         flow = policies["libero"].schedules[part]
         levels = flow.sample((1000,), torch.zeros(()), torch.Generator())
-        within(levels, record[f"training/outputs/levels_{part}"], "levels")
-        within(flow.weight(levels), record[f"training/outputs/weights_{part}"], "loss")
+        within(levels, record[f"training/outputs/levels_{part}"], LIMIT["levels"])
+        within(flow.weight(levels), record[f"training/outputs/weights_{part}"], LIMIT["loss"])
 
 
 @float64()
@@ -201,7 +201,7 @@ def test_actions_of_a_sample_are_normalized_and_begin_with_zeros(
     actions = record["normalization/inputs/actions"].double()[None]
     found = training_inputs(policy, Batch(seen, actions)).noisy("action").x
     expected = vectors(record["normalization/outputs/actions"][None])
-    within(found, expected, "normalization")
+    within(found, expected, LIMIT["normalization"])
 
 
 @torch.no_grad()
@@ -215,7 +215,7 @@ def test_an_episode_is_encoded_piece_by_piece(record: dict[str, Tensor]) -> None
         z, past = vae.encode_next(piece, past)
         mean, std = vae._latent_constants(z)
         found.append(z * std + mean)
-    within(torch.cat(found, 2), record["vae/outputs/latents"], "vae")
+    within(torch.cat(found, 2), record["vae/outputs/latents"], LIMIT["vae"])
 
 
 @torch.no_grad()
@@ -251,7 +251,7 @@ def test_an_episode_gives_the_same_actions(
             }
             chunk = session.act(Observation(views, ["record"]), seed=0)
             expected = theirs[f"action.{k}"].permute(1, 2, 0).flatten(0, 1)
-            within(chunk.values[0], expected[4 if k == 0 else 0 :], "run")
+            within(chunk.values[0], expected[4 if k == 0 else 0 :], LIMIT["run"])
 
 
 def test_every_tensor_of_a_release_is_accounted_for(
