@@ -33,7 +33,8 @@ def row(record: dict[str, Any], page: str) -> str:
     anchor = re.sub(r"[^a-z0-9 -]", "", system.lower()).replace(" ", "-")
     specs = ", ".join(f"`{name}`" for name in record.get("specs", []))
     compared = ", ".join(
-        f"{name.replace('_', ' ')} {describe_difference(value)}" for name, value in record["compared"].items()
+        f"{name.replace('_', ' ')} {describe_difference(value)}"
+        for name, value in record["compared"].items()
     )
     missing = ", ".join(record.get("open", {}))
     cell = (compared or "nothing yet") + (f"; open: {missing}" if missing else "")

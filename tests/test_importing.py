@@ -233,6 +233,18 @@ class Bare(ImporterConfig):
         )
 
 
+def test_an_importer_that_stumbles_over_a_damaged_file_ends_in_an_error_with_a_hint(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def divide(*_: Any) -> Imported:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(registry().get("importer", "fastwam"), "read", divide)
+    with pytest.raises(WamkitError, match="does not say what fastwam expects") as found:
+        plan_import(checkpoint)
+    assert "copy its settings and statistics again" in found.value.hint
+
+
 def test_a_plugin_of_a_third_party_brings_an_importer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

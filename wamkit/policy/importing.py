@@ -128,7 +128,7 @@ def plan_import(
     own = [text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX)]
     rest = [text for text in overrides if not text.startswith(PREFIX)]
     importer = choose_importer(source, system, own)
-    imported = importer.read(source)
+    imported = _read(importer, source)
     raw = override(dict(imported.spec), rest)
     if conflicts := [found for found in check(raw) if not found.missing]:
         raise SpecError(conflicts, f"what {importer.name} reads in {path}")
@@ -161,6 +161,21 @@ def plan_import(
     return ImportPlan(
         source, importer, imported, spec, weights, dropped, statistics, missing, shape
     )
+
+
+def _read(importer: ImporterConfig, source: Source) -> Imported:
+    """What the importer reads. Raises WamkitError, also where it stumbles over a damaged file."""
+    try:
+        return importer.read(source)
+    except WamkitError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise WamkitError(
+            f"a file of {source.path} does not say what {importer.name} expects "
+            f"({type(error).__name__}: {error})",
+            "copy its settings and statistics again, whole; if they are as they were released, "
+            "report this as a fault of the importer",
+        ) from error
 
 
 def choose_importer(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..errors import WamkitError
+from ..files import strict_yaml
+from ..policy.importing import plan_import
 from ..policy.observation import random_observation
 from ..policy.policy import Policy
 from .dataset import record
@@ -45,3 +55,77 @@ def expect_acts_and_learns(
     assert found.shape == chunk.shape
     assert bool(found.isfinite().all()), "after it learned, its actions are not finite"
     assert not torch.equal(found, chunk), "it did not learn"
+
+
+_LEFT_OUT = object()
+_ODD: tuple[Any, ...] = (None, 0, "x", _LEFT_OUT, [], {}, -1, 1.5, True, [1])
+"""What a setting may be by mistake."""
+
+
+def expect_clear_errors(
+    place: Path,
+    files: Sequence[str],
+    folder: Path,
+    options: Iterable[str] = (),
+    *,
+    every: int = 1,
+) -> None:
+    """Raise AssertionError unless damaged settings are refused by WamkitError, or read.
+
+    Every value and table in the files is left out, or replaced by an odd value, in turn.
+
+    Args:
+        place: A checkpoint that can be imported: a file, or a folder.
+        files: Names of its JSON and YAML files, relative to its folder.
+        folder: An empty folder, for copies.
+        options: Of the import.
+        every: To damage only each second, third ... value, for speed.
+    """
+    home = place if place.is_dir() else place.parent
+    copied = folder / home.name
+    shutil.copytree(home, copied)
+    place, odd = copied / place.relative_to(home), cycle(_ODD)
+    for name in files:
+        text = (copied / name).read_text(encoding="utf-8")
+        table = strict_yaml.loads(text) if name.endswith(("yaml", "yml")) else json.loads(text)
+        for path, value in zip(list(_paths(table))[::every], odd, strict=False):
+            (copied / name).write_text(json.dumps(_changed(table, path, value)))
+            found = "left out" if value is _LEFT_OUT else f"{value!r}"
+            _expect_clear_error(place, options, f"{name}: {'.'.join(map(str, path))} is {found}")
+        for whole in ("", "[]", "3", '"x"', "null"):
+            (copied / name).write_text(whole)
+            _expect_clear_error(place, options, f"{name} is {whole!r}")
+        (copied / name).write_text(text, encoding="utf-8")
+
+
+def _expect_clear_error(place: Path, options: Iterable[str], where: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plan_import(place, None, options)
+    except WamkitError as error:
+        assert "does not say what" not in error.what, f"{where}: {error.what} (not clear)"
+    except Exception as error:
+        raise AssertionError(f"{where}: {type(error).__name__} {error}") from error
+
+
+def _paths(table: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys to every value and table; of a list, to its first element."""
+    inner: list[tuple[Any, Any]] = list(table.items()) if isinstance(table, dict) else []
+    if isinstance(table, list):
+        inner = list(enumerate(table))[:1]
+    for key, value in inner:
+        yield (*path, key)
+        yield from _paths(value, (*path, key))
+
+
+def _changed(table: Any, path: Sequence[Any], value: Any) -> Any:
+    found = deepcopy(table)
+    at = found
+    for key in path[:-1]:
+        at = at[key]
+    if value is _LEFT_OUT:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return found

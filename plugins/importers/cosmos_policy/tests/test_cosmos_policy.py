@@ -38,7 +38,7 @@ from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.precomputed_text import store
 from wamkit.policy.preprocessing import canvas_of, inference_inputs, training_inputs
-from wamkit.testing.imported import expect_acts_and_learns
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, same_values, to_float64
 
 RECORD = Path(__file__).parent / "data" / "cosmos_policy_tiny.safetensors"
@@ -430,3 +430,19 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
 ) -> None:
     with trusting_paths():
         expect_acts_and_learns(Policy.load(folder), tmp_path, prompt=TASK)
+
+
+def test_damaged_statistics_are_refused_clearly(released: Path, text: Path, tmp_path: Path) -> None:
+    expect_clear_errors(released, ("libero_dataset_statistics.json",), tmp_path, small(text))
+
+
+def test_a_robot_that_is_chosen_by_its_actions_is_noted(
+    released: Path, text: Path, tmp_path: Path
+) -> None:
+    shutil.copy(released, tmp_path / "Cosmos-Policy.pt")
+    rows = {f"{kind}_{row}": [float(i)] * 14 for kind in ("actions", "proprio")
+            for i, row in enumerate(("min", "mean", "max", "std"))}  # fmt: skip
+    (tmp_path / "dataset_statistics.json").write_text(json.dumps(rows))
+    read = CosmosPolicy().read(Source(tmp_path / "Cosmos-Policy.pt"))
+    assert read.system == "Cosmos Policy (ALOHA)"
+    assert any("control_hz = 25 and kind = absolute are guesses" in note for note in read.notes)

@@ -61,10 +61,15 @@ def is_cosmos_policy(source: Source) -> bool:
 def read(importer: CosmosPolicy, source: Source) -> Imported:
     """What becomes of a checkpoint of Cosmos Policy. Raises WamkitError if a fact is missing."""
     statistics, notes = _statistics(source)
-    suite = _suite(importer, source, statistics)
+    suite, is_guess = _suite(importer, source, statistics)
     spec = {key: dict(v) if isinstance(v, dict) else v for key, v in SPECS[suite].items()}
     folder = _folder(source)
     spec["backbone"] |= _sizes(source.tensors_in(folder))
+    if is_guess:
+        notes.append(
+            "By its 14 actions this is taken for ALOHA: actions.control_hz = "
+            f"{spec['actions']['control_hz']} and kind = absolute are guesses."
+        )
     embeddings = source.find(*EMBEDDINGS)
     if embeddings is not None:
         notes.append(
@@ -90,16 +95,19 @@ def _folder(source: Source) -> str:
     return FOLDER if inner else ""
 
 
-def _suite(importer: CosmosPolicy, source: Source, statistics: Mapping[str, Any]) -> str:
+def _suite(
+    importer: CosmosPolicy, source: Source, statistics: Mapping[str, Any]
+) -> tuple[str, bool]:
+    """Whose robot it is for, and whether that is a guess by the size of its actions."""
     if importer.suite != "auto":
-        return importer.suite
+        return importer.suite, False
     file = source.find(*STATISTICS)
     text = f"{source.path} {source.place.name} {file.name if file else ''}".lower()
     named = [suite for suite in SPECS if suite in text]
     if len(named) == 1:
-        return named[0]
+        return named[0], False
     if statistics and len(statistics["action"]["min"]) == 14:
-        return "aloha"
+        return "aloha", True
     raise WamkitError(
         f"nothing tells whose robot {source.path} is for: {', '.join(SPECS)}",
         "say it: --set importer.suite=libero",
@@ -136,10 +144,14 @@ def _statistics(source: Source) -> tuple[dict[str, dict[str, list[float]]], list
     if file is None:
         return {}, ["There were no statistics next to the checkpoint: actions stay normalized."]
     raw = source.json(*STATISTICS)
+    if not isinstance(raw, dict):
+        raise WamkitError(f"{file} is no table of statistics", "copy the whole file again")
     found = {}
     for ours, theirs in (("action", "actions"), ("state", "proprio")):
         rows = {row: raw.get(f"{theirs}_{row}") for row in ("min", "max", "mean", "std")}
-        if lost := [f"{theirs}_{row}" for row, values in rows.items() if values is None]:
+        if lost := [
+            f"{theirs}_{row}" for row, values in rows.items() if not isinstance(values, list)
+        ]:
             raise WamkitError(f"{file} lacks {', '.join(lost)}", "copy the whole file again")
         # only the range is used; quantiles are not in the file
         found[ours] = {**rows, "q01": rows["min"], "q99": rows["max"]}

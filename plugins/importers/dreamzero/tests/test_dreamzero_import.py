@@ -18,7 +18,7 @@ from wamkit.config.spec import parse, read
 from wamkit.errors import WamkitError
 from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.policy import Policy
-from wamkit.testing.imported import expect_acts_and_learns
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import same_values
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -177,3 +177,23 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     plan = plan_import(release.checkpoint(record, tmp_path / "released"), None, options)
     policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
     expect_acts_and_learns(policy, tmp_path / "again")
+
+
+def test_damaged_settings_and_statistics_are_refused_clearly(
+    release: Any, record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = release.checkpoint(record, tmp_path / "released")
+    files = ("config.json", "experiment_cfg/metadata.json")
+    expect_clear_errors(folder, files, tmp_path / "copies", release.SIZES, every=2)
+
+
+@pytest.mark.parametrize("key", ["num_frame_per_block", "num_action_per_block", "max_chunk_size"])
+def test_a_size_of_zero_is_refused_by_name(
+    release: Any, record: dict[str, Tensor], tmp_path: Path, key: str
+) -> None:
+    folder = release.checkpoint(record, tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["action_head_cfg"]["config"]["diffusion_model_cfg"][key] = 0
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(WamkitError, match=rf"config\.json: {key} = 0, expected a whole number"):
+        plan_import(folder, None, release.SIZES)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wamkit.checkpoints.setting_values import number, whole_number
 from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
@@ -48,9 +49,13 @@ def read(importer: DreamZero, source: Source) -> Imported:
     sizes, given = _Sizes(source), _settings(source)
     tag, metadata = _metadata(importer, source)
     robot = importer.robot if importer.robot != "auto" else TAGS[tag]
-    stated = given.get("diffusion_model_cfg") or {}
+    stated = given.get("diffusion_model_cfg")
+    stated = stated if isinstance(stated, Mapping) else {}
     assumed = {**ASSUMED, "num_heads": sizes.width // 128}
-    network = {key: stated.get(key, value) for key, value in assumed.items()}
+    network = {
+        key: whole_number(stated.get(key, value), key, "config.json", least=min(1, value))
+        for key, value in assumed.items()
+    }
     vae = "wan2.2" if sizes.channels == 48 else "wan2.1"
     block, steps = network["num_frame_per_block"], network["num_action_per_block"]
     views, average = ((160, 320), 2) if vae == "wan2.2" else ((176, 320), 1)
@@ -83,7 +88,9 @@ def read(importer: DreamZero, source: Source) -> Imported:
         "action_head": {**HEAD, **sizes.head()},
         "paradigm": paradigm,
         "actions": {
-            "chunk_size": given.get("action_horizon", steps),
+            "chunk_size": whole_number(
+                given.get("action_horizon", steps), "action_horizon", "config.json"
+            ),
             "control_hz": RATES[robot],
             "clip": 1.0,
             "groups": list(_groups(robot, shapes)),
@@ -126,6 +133,8 @@ def read(importer: DreamZero, source: Source) -> Imported:
         license="as the model card says",
         notes=(
             *NOTES[robot],
+            f"No file states a rate of control: actions.control_hz = {RATES[robot]:g} is that of "
+            f"{ROBOTS[robot]}.",
             *(
                 f"config.json states no {key}: {value} is assumed, as published."
                 for key, value in network.items()
@@ -135,6 +144,7 @@ def read(importer: DreamZero, source: Source) -> Imported:
     )
 
 
+ROBOTS = {"droid": "DROID", "agibot": "AgiBot"}
 ASSUMED = {
     "num_frame_per_block": 2,
     "num_action_per_block": 24,
@@ -218,9 +228,10 @@ def _settings(source: Source) -> Mapping[str, Any]:
 def _adapters(source: Source, given: Mapping[str, Any]) -> dict[str, float]:
     """The scale of LoRA adapters that were never merged; {} if the settings do not state it."""
     alpha, rank = given.get("lora_alpha"), given.get("lora_rank")
-    if alpha is None or not rank or not any(".lora_A." in name for name in source.tensors):
+    if alpha is None or rank is None or not any(".lora_A." in name for name in source.tensors):
         return {}
-    return {"lora_scale": alpha / rank}
+    rank = whole_number(rank, "lora_rank", "config.json")
+    return {"lora_scale": number(alpha, "lora_alpha", "config.json") / rank}
 
 
 def _metadata(importer: DreamZero, source: Source) -> tuple[str, Mapping[str, Any]]:
@@ -259,7 +270,17 @@ def _shapes(metadata: Mapping[str, Any], robot: str, kind: str) -> dict[str, int
     keys: Sequence[str] = STATES[robot]
     if kind == "action":
         keys = tuple(key for key, _ in GROUPS[robot])
-    return {key: int(_table(metadata, "modalities", kind, key)["shape"][0]) for key in keys}
+    found = {}
+    for key in keys:
+        shape = _table(metadata, "modalities", kind, key).get("shape")
+        name = f"modalities.{kind}.{key}.shape"
+        if not isinstance(shape, list) or len(shape) != 1:
+            raise WamkitError(
+                f"metadata.json: {name} = {shape!r}, expected one size",
+                "download the whole repository again",
+            )
+        found[key] = whole_number(shape[0], name, "metadata.json")
+    return found
 
 
 def _groups(robot: str, shapes: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any]]:
@@ -280,5 +301,11 @@ def _statistics(
     for key in shapes:
         table = _table(metadata, "statistics", kind, key)
         for row in ROWS:
-            rows[row] += [float(value) for value in table[row]]
+            values = table.get(row)
+            if not isinstance(values, list) or len(values) != shapes[key]:
+                raise WamkitError(
+                    f"metadata.json: statistics.{kind}.{key} has no {row} of {shapes[key]} values",
+                    "download the whole repository again",
+                )
+            rows[row] += [number(value, f"{key}.{row}", "metadata.json") for value in values]
     return rows
