@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from wamkit.policy.losses import vector_loss
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
-from wamkit.testing.imported import expect_acts_and_learns
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, same_values, to_float64
 
 DATA = Path(__file__).parent / "data"
@@ -319,3 +320,66 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
 ) -> None:
     folder = plan_import(checkpoint, None, TINY).write(tmp_path / "policy", random_parts=True)
     expect_acts_and_learns(Policy.load(folder), tmp_path / "again")
+
+
+def test_damaged_settings_and_statistics_are_refused_clearly(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    expect_clear_errors(
+        checkpoint, ("action_model_libero.yaml", "libero_all.json"), tmp_path, TINY, every=3
+    )
+
+
+def changed(checkpoint: Path, folder: Path, name: str, value: Any) -> Path:
+    """The files of a checkpoint with one setting of its YAML file changed."""
+    settings = deepcopy(SETTINGS)
+    *parents, last = name.split(".")
+    table = settings
+    for key in parents:
+        table = table[key]
+    table[last] = value
+    shutil.copytree(checkpoint.parent, folder, dirs_exist_ok=True)
+    (folder / "action_model_libero.yaml").write_text(yaml.safe_dump(settings))
+    return folder / checkpoint.name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("noisy_video", False),
+        ("pixel_wise_timestep", False),
+        ("add_state", False),
+        ("return_action", False),
+        ("diffusion_scheduler_args", {"shift": 3.0}),
+        ("diffusion_model.config.norm_eps", "1e-5"),
+        ("diffusion_model.config.qk_norm", "layer_norm"),
+        ("diffusion_model.config.patch_size", 2),
+        ("data.train.action_type", "delta"),
+        ("data.train.action_space", "joint"),
+        ("data.train.preprocess", "crop"),
+        ("data.train.use_unified_prompt", True),
+    ],
+)
+def test_a_setting_with_another_value_than_here_is_refused_by_name(
+    checkpoint: Path, tmp_path: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(WamkitError, match=rf"{name} = .*, expected") as found:
+        plan_import(changed(checkpoint, tmp_path, name, value), None, TINY)
+    assert "authors' code" in found.value.hint
+
+
+def test_settings_of_training_are_read_or_noted(checkpoint: Path, tmp_path: Path) -> None:
+    file = changed(checkpoint, tmp_path, "action_loss_scale", 2.0)
+    assert plan_import(file, None, TINY).spec.schedules.action.loss_weight == 2.0
+    file = changed(checkpoint, tmp_path, "caption_dropout_p", 0.06)
+    notes = plan_import(file, None, TINY).imported.notes
+    assert "Training there has caption_dropout_p = 0.06, here 0.0." in notes
+
+
+def test_a_robot_that_is_chosen_by_its_sizes_is_noted(checkpoint: Path) -> None:
+    noted = [plan_import(checkpoint, None, options).imported.notes
+             for options in (TINY, (*TINY, "importer.release=libero"))]  # fmt: skip
+    assert [any("actions.control_hz = 20" in note for note in notes) for notes in noted] == [
+        True,
+        False,
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wamkit.checkpoints.setting_values import number, unknown_values, whole_number
 from wamkit.checkpoints.source import Source
 from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
@@ -31,6 +32,40 @@ SIZES = {
 }
 """Their `diffusion_model.config` -> ours of the backbone."""
 HEAD = {"action_num_attention_heads": "num_heads", "action_attention_head_dim": "head_dim"}
+NETWORK, DATA = "diffusion_model.config", "data.train"
+KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "return_action": (True,),
+    "add_state": (True,),
+    "noisy_video": (True,),
+    "pixel_wise_timestep": (True,),
+    "diffusion_scheduler_class": ("FlowMatchEulerDiscreteScheduler",),
+    "diffusion_scheduler_args": (None, {}),
+    f"{NETWORK}.action_expert": (True,),
+    f"{NETWORK}.activation_fn": ("gelu-approximate",),
+    f"{NETWORK}.attention_bias": (True,),
+    f"{NETWORK}.attention_out_bias": (True,),
+    f"{NETWORK}.norm_elementwise_affine": (False,),
+    f"{NETWORK}.norm_eps": (1e-6,),
+    f"{NETWORK}.patch_size": (1,),
+    f"{NETWORK}.patch_size_t": (1,),
+    f"{NETWORK}.qk_norm": ("rms_norm_across_heads",),
+    f"{DATA}.preprocess": ("resize",),
+    f"{DATA}.action_type": ("absolute",),
+    f"{DATA}.action_space": ("eef",),
+    f"{DATA}.use_unified_prompt": (False,),
+    f"{DATA}.valid_act_dim": (None,),
+    f"{DATA}.valid_sta_dim": (None,),
+}
+"""Settings of a run's YAML file that decide how it acts -> their values here."""
+TRAINING: Mapping[str, tuple[Any, ...]] = {
+    "train_mode": ("action_full",),
+    "caption_dropout_p": (0.0,),
+    "flow_weighting_scheme": ("none",),
+    "use_color_jitter": (False,),
+    f"{DATA}.random_crop": (False,),
+    f"{DATA}.previous_pick_mode": ("uniform",),
+}
+"""Settings that decide how it learns alone -> their values here; others are noted."""
 LTX = "hf:Lightricks/LTX-Video"
 VAE = "hf:a-r-r-o-w/LTX-Video-0.9.1-diffusers"
 NOTES: Mapping[str, tuple[str, ...]] = {
@@ -51,6 +86,7 @@ def read(importer: GEAct, source: Source) -> Imported:
     """What becomes of a checkpoint of GE-Act. Raises WamkitError if a fact is missing."""
     settings = source.settings("*action_model*.yaml", "*.yaml", "*.yml")
     size, release = source.tensors["action_proj_in.weight"].shape[1], str(importer.release)
+    noted = _expect_known(source, settings)
     if release == "auto":
         release = {15: "libero", 22: "calvin"}.get(size, _domain(settings))
     if release not in RELEASES:
@@ -74,8 +110,54 @@ def read(importer: GEAct, source: Source) -> Imported:
         statistics=statistics,
         system=f"GE-Act ({release.upper()})",
         license="CC BY-NC-SA 4.0",
-        notes=(*NOTES[release], MEMORY, *lines),
+        notes=(*NOTES[release], MEMORY, *_guesses(importer, settings, spec, size), *noted, *lines),
     )
+
+
+def _table(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The table of a dotted name; {} if there is none."""
+    found: Any = settings
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _value(settings: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value of a dotted name; `default` if it is not stated."""
+    table, _, key = name.rpartition(".")
+    return (_table(settings, table) if table else settings).get(key, default)
+
+
+def _expect_known(source: Source, settings: Mapping[str, Any]) -> list[str]:
+    """Notes on settings of training that are other ones here.
+
+    Raises WamkitError with every setting in use that is.
+    """
+
+    def get(name: str, default: Any) -> Any:
+        return _value(settings, name, default)
+
+    if faults := list(unknown_values(get, KNOWN)):
+        raise WamkitError(
+            f"the YAML file next to {source.path} states what wamkit's GE-Act is not: "
+            f"{'; '.join(faults)}",
+            "run this checkpoint by the authors' code",
+        )
+    found = (text.replace(", expected ", ", here ") for text in unknown_values(get, TRAINING))
+    return [f"Training there has {text}." for text in found]
+
+
+def _guesses(
+    importer: GEAct, settings: Mapping[str, Any], spec: Mapping[str, Any], size: int
+) -> list[str]:
+    """A note on everything about the robot that no file states."""
+    if importer.release != "auto":
+        return []
+    return [
+        f"By its {size} values of a step, or its data set {_domain(settings) or '(not stated)'}, a "
+        f"robot was chosen; actions.control_hz = {spec['actions']['control_hz']}, and which "
+        "actions are differences, are that robot's and stated by no file."
+    ]
 
 
 def _with_sizes(spec: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -93,28 +175,43 @@ def _with_sizes(spec: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 def _with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The spec with what a run's YAML file decides."""
-    model = (settings.get("diffusion_model") or {}).get("config") or {}
-    data = (settings.get("data") or {}).get("train") or {}
+    model, data = _table(settings, NETWORK), _table(settings, DATA)
     over: dict[str, Any] = {
         "backbone": {ours: model[theirs] for theirs, ours in SIZES.items() if theirs in model},
         "action_head": {ours: model[theirs] for theirs, ours in HEAD.items() if theirs in model},
     }
+
+    def count(key: str) -> int:
+        return whole_number(data[key], f"{DATA}.{key}", "the run's YAML file")
+
     if "action_chunk" in data:
-        over["actions"] = {"chunk_size": data["action_chunk"]}
+        over["actions"] = {"chunk_size": count("action_chunk")}
     if {"chunk", "n_previous"} <= set(data):
+        chunk, previous = count("chunk"), count("n_previous")
+        actions = count("action_chunk") if "action_chunk" in data else chunk
         over["video"] = {
-            "num_observed": data["n_previous"],
-            "num_frames": data["n_previous"] + data["chunk"],
-            "frame_stride": max(1, data.get("action_chunk", data["chunk"]) // data["chunk"]),
+            "num_observed": previous,
+            "num_frames": previous + chunk,
+            "frame_stride": max(1, actions // chunk),
         }
     if {"valid_cam", "sample_size"} <= set(data):
-        size = list(data["sample_size"])
-        over["cameras"] = {"views": [{"name": n, "size": size} for n in data["valid_cam"]]}
+        size, names = data["sample_size"], data["valid_cam"]
+        if not isinstance(names, list) or not isinstance(size, list) or len(size) != 2:
+            raise WamkitError(
+                f"the run's YAML file: {DATA}.valid_cam = {names!r} and sample_size = {size!r}, "
+                "expected names of cameras and [height, width]",
+                "copy the file again",
+            )
+        over["cameras"] = {"views": [{"name": n, "size": size} for n in names]}
     if "noise_to_first_frame" in settings:
         over["paradigm"] = {"context_noise": settings["noise_to_first_frame"]}
+    action: dict[str, Any] = {}
     if "num_inference_step" in settings:
-        over["schedules"] = {"action": {"steps": settings["num_inference_step"]}}
-    return merge(spec, over)
+        action["steps"] = settings["num_inference_step"]
+    if "action_loss_scale" in settings:
+        scale = settings["action_loss_scale"]
+        action["loss_weight"] = number(scale, "action_loss_scale", "the run's YAML file")
+    return merge(spec, {**over, "schedules": {"action": action}})
 
 
 def _with_state(spec: Mapping[str, Any], state: int, size: int) -> dict[str, Any]:
@@ -135,19 +232,19 @@ def _statistics(
     raw = source.json("*stat*.json", "*libero*.json", "*calvin*.json")
     if raw is None:
         return {}, ["There were no statistics next to the checkpoint: actions stay normalized."]
-    data = (settings.get("data") or {}).get("train") or {}
-    space, domain = data.get("action_space", "eef"), _domain(settings) or release
+    space = _value(settings, f"{DATA}.action_space", "eef")
+    domain = _domain(settings) or release
     tables = []
     for key in (f"{domain}_{space}", f"{domain}_state_{space}"):
         table = raw.get(key) if isinstance(raw, dict) else None
-        if not isinstance(table, dict) or any(row not in table for row in ROWS):
+        if not isinstance(table, dict) or any(not isinstance(table.get(r), list) for r in ROWS):
             found = ", ".join(raw) if isinstance(raw, dict) else "no table"
             raise WamkitError(
                 f"the statistics next to {source.path} lack {', '.join(ROWS)} of {key}; they hold "
                 f"{found}",
                 "copy the statistics of this checkpoint's own data set next to it",
             )
-        tables.append(_widened(table))
+        tables.append(_widened(table, key))
     action, state = tables
     both = {row: [*action[row], *state[row]] for row in ROWS}
     if len(both["min"]) != size:
@@ -159,9 +256,11 @@ def _statistics(
     return {"action": both, "state": state}, []
 
 
-def _widened(table: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def _widened(table: Mapping[str, Sequence[float]], key: str) -> dict[str, list[float]]:
     """Rows with the upper quantile a little higher, and the maximum not below it."""
-    rows = {row: [float(x) for x in table[row]] for row in ROWS}
+    rows = {row: [number(x, f"{key}.{row}", "the statistics") for x in table[row]] for row in ROWS}
+    if len({len(values) for values in rows.values()}) > 1:
+        raise WamkitError(f"the rows of {key} are of different sizes", "copy the file again")
     rows["q99"] = [x + SLACK for x in rows["q99"]]
     rows["max"] = [max(pair) for pair in zip(rows["max"], rows["q99"], strict=True)]
     return rows
@@ -169,5 +268,5 @@ def _widened(table: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 def _domain(settings: Mapping[str, Any]) -> str:
     """The name of the data set in a run's YAML file; empty without."""
-    domains = ((settings.get("data") or {}).get("train") or {}).get("domains") or [""]
-    return str(domains[0])
+    domains = _value(settings, f"{DATA}.domains")
+    return str(domains[0]) if isinstance(domains, list) and domains else ""
