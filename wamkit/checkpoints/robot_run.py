@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import WamkitError
 from .hydra_config import HydraConfig
+from .setting_values import number, unknown_values, whole_number
 from .source import Source
 
 PROMPT = (
@@ -29,6 +30,16 @@ LAYOUTS = {"horizontal": "side_by_side", "robotwin": "t_shape"}
 """Their `concat_multi_camera` -> ours."""
 ROWS = ("min", "max", "mean", "std", "q01", "q99")
 """Rows of statistics."""
+DATA = "data.train"
+KNOWN: Mapping[str, tuple[Any, ...]] = {
+    f"{DATA}.global_sample_stride": (1,),
+    f"{DATA}.camera_key": (None,),
+    "model.video_scheduler.num_train_timesteps": (1000,),
+    "model.action_scheduler.num_train_timesteps": (1000,),
+}
+"""Settings of every such run that a spec does not say -> their values here."""
+PRECISIONS = {"bf16": "bfloat16", "no": "float32"}
+"""Their `mixed_precision` -> `dtype`."""
 NO_STATISTICS = "There were no statistics next to the checkpoint: actions stay normalized."
 
 _ARMS = ("left_arm", 6), ("left_gripper", 1), ("right_arm", 6), ("right_gripper", 1)
@@ -117,7 +128,7 @@ def unread_settings(settings: HydraConfig) -> Iterator[str]:
     """What the settings ask for that a spec cannot say, a phrase each."""
     processor = "data.train.processor"
     rule = settings.get(f"{processor}.norm_default_mode", "min/max")
-    if rule not in NORMALIZATION:
+    if not isinstance(rule, str) or rule not in NORMALIZATION:
         yield f"values are normalized by {rule!r}; known are {', '.join(NORMALIZATION)}"
     for key in ("action_state_transforms", "norm_exception_mode"):
         if settings.get(f"{processor}.{key}"):
@@ -125,8 +136,24 @@ def unread_settings(settings: HydraConfig) -> Iterator[str]:
     if settings.get(f"{processor}.use_stepwise_action_norm"):
         yield "each step of a chunk is normalized by statistics of its own"
     layout = settings.get("data.train.concat_multi_camera", "horizontal")
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         yield f"cameras are arranged as {layout!r}; known are {', '.join(LAYOUTS)}"
+    yield from unknown_values(settings.get, KNOWN)
+
+
+def unread_schedules(settings: HydraConfig) -> Iterator[str]:
+    """What the settings say of noise levels that a spec cannot say, a phrase each.
+
+    For systems that denoise in use what they learn to denoise.
+    """
+    for name in ("video", "action"):
+        train, infer = (
+            settings.get(f"model.{name}_scheduler.{kind}_shift") for kind in ("train", "infer")
+        )
+        if train is not None and infer is not None and train != infer:
+            yield f"{name}: another shift in training than in use"
+    if (precision := settings.get("mixed_precision", "bf16")) not in PRECISIONS:
+        yield f"mixed_precision = {precision!r}; known are {', '.join(PRECISIONS)}"
 
 
 def expect_readable(settings: HydraConfig, more: Sequence[str] = ()) -> None:
@@ -138,6 +165,73 @@ def expect_readable(settings: HydraConfig, more: Sequence[str] = ()) -> None:
         )
 
 
+def schedule_tables(settings: HydraConfig) -> dict[str, dict[str, Any]]:
+    """What the settings say of `schedules.video` and `schedules.action`."""
+    steps, found = settings.get("eval_num_inference_steps"), {}
+    for name in ("video", "action"):
+        own: dict[str, Any] = {}
+        for kind in ("train_shift", "infer_shift"):
+            key = f"model.{name}_scheduler.{kind}"
+            if (shift := settings.get(key)) is not None:
+                own["shift"] = number(shift, key, settings.where)
+        key = f"model.loss.lambda_{name}"
+        if (weight := settings.get(key)) is not None:
+            own["loss_weight"] = number(weight, key, settings.where)
+        if steps is not None:
+            own["steps"] = whole_number(steps, "eval_num_inference_steps", settings.where)
+        found[name] = own
+    return found
+
+
+def chunk_tables(settings: HydraConfig) -> dict[str, dict[str, Any]]:
+    """What the settings say of the actions of a chunk and the images of its future; {} if nothing.
+
+    Raises WamkitError if their numbers of frames do not fit together.
+    """
+    frames = settings.get(f"{DATA}.num_frames")
+    if frames is None:
+        return {}
+    frames = whole_number(frames, f"{DATA}.num_frames", settings.where, least=2)
+    name = f"{DATA}.action_video_freq_ratio"
+    stride = whole_number(settings.get(name, 1), name, settings.where)
+    if (frames - 1) % stride:
+        raise WamkitError(
+            f"{settings.where}: {frames - 1} actions are no multiple of {name} = {stride}",
+            "copy the file again",
+        )
+    return {
+        "actions": {"chunk_size": frames - 1},
+        "video": {"num_frames": (frames - 1) // stride + 1, "frame_stride": stride},
+    }
+
+
+def guesses(
+    named: str, robot: str | None, source: Source, settings: HydraConfig, spec: Mapping[str, Any]
+) -> Iterator[str]:
+    """A note on everything about the robot that no file states.
+
+    Args:
+        named: The robot that the user named, or "auto".
+        robot: As `released_robot` found it.
+        source: The checkpoint.
+        settings: Those of its run.
+        spec: The tables that were made of them.
+    """
+    rate = f"actions.control_hz = {spec['actions']['control_hz']}"
+    if robot is None:
+        yield f"The settings state no rate of control: {rate} is a guess."
+        if not settings.get(f"{DATA}.processor.delta_action_dim_mask"):
+            yield (
+                "The settings mark no values of an action as differences: kind = absolute is a "
+                "guess."
+            )
+    elif named == "auto" and robot not in source.path.lower():
+        yield (
+            f"By the sizes of action and state this is taken for{TITLES[robot]}: {rate}, and which "
+            "actions are differences, are that robot's and stated by no file."
+        )
+
+
 def vector_tables(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the settings say of `actions` and `state`; groups of `base` keep their names.
 
@@ -146,11 +240,16 @@ def vector_tables(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, d
     named = settings.get("data.train.processor.norm_default_mode")
     rule = {"normalization": NORMALIZATION[named]} if named else {}
     found: dict[str, dict[str, Any]] = {}
-    if shapes := settings.get("data.train.shape_meta.state"):
-        found["state"] = {"size": sum(entry["shape"] for entry in shapes), **rule}
-    if shapes := settings.get("data.train.shape_meta.action"):
-        size = sum(entry["shape"] for entry in shapes)
-        masks = settings.get("data.train.processor.delta_action_dim_mask") or {}
+    if size := _vector_size(settings, "state"):
+        found["state"] = {"size": size, **rule}
+    if size := _vector_size(settings, "action"):
+        name = f"{DATA}.processor.delta_action_dim_mask"
+        masks = settings.get(name) or {}
+        if not isinstance(masks, Mapping) or not all(isinstance(m, list) for m in masks.values()):
+            raise WamkitError(
+                f"{settings.where}: {name} = {masks!r}, expected a list of true and false by key",
+                "copy the file again",
+            )
         flags = [bool(flag) for mask in masks.values() for flag in mask] or [False] * size
         if len(flags) != size:
             raise WamkitError(
@@ -168,6 +267,22 @@ def vector_tables(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, d
     return found
 
 
+def _entries(settings: HydraConfig, kind: str) -> list[Mapping[str, Any]]:
+    """The entries of `shape_meta` for "images", "action" or "state"; none if there are none."""
+    name = f"{DATA}.shape_meta.{kind}"
+    found = settings.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(entry, Mapping) for entry in found):
+        raise WamkitError(f"{settings.where}: {name} is no list of tables", "copy the file again")
+    return found
+
+
+def _vector_size(settings: HydraConfig, kind: str) -> int:
+    """Values of an action or a state; 0 if the settings do not say."""
+    name = f"{DATA}.shape_meta.{kind}.shape"
+    entries = _entries(settings, kind)
+    return sum(whole_number(entry.get("shape"), name, settings.where) for entry in entries)
+
+
 def _values(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Kind and normalization of every value of an action."""
     return [
@@ -179,8 +294,17 @@ def _values(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def view_tables(settings: HydraConfig) -> list[dict[str, Any]]:
     """Name and size of each camera, in their order; none if the settings do not say."""
-    images = settings.get("data.train.shape_meta.images") or []
-    return [{"name": entry["key"], "size": list(entry["shape"][1:])} for entry in images]
+    views = []
+    for entry in _entries(settings, "images"):
+        name, shape = entry.get("key"), entry.get("shape")
+        if not isinstance(name, str) or not isinstance(shape, list) or len(shape) != 3:
+            raise WamkitError(
+                f"{settings.where}: a camera of {DATA}.shape_meta.images has key = {name!r} and "
+                f"shape = {shape!r}, expected a name and [3, height, width]",
+                "copy the file again",
+            )
+        views.append({"name": name, "size": shape[1:]})
+    return views
 
 
 def layout_of(settings: HydraConfig) -> str:

@@ -6,21 +6,27 @@ github.com/yuantianyuan01/FastWAM, commit 45d8e14.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from wamkit.checkpoints.hydra_config import HydraConfig
 from wamkit.checkpoints.robot_run import (
     CONVENTIONS,
     NO_STATISTICS,
+    PRECISIONS,
     TITLES,
+    chunk_tables,
     expect_readable,
+    guesses,
     layout_of,
     read_dataset_stats,
     released_robot,
+    schedule_tables,
+    unread_schedules,
     vector_tables,
     view_tables,
 )
+from wamkit.checkpoints.setting_values import unknown_values
 from wamkit.checkpoints.source import Source
 from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
@@ -40,7 +46,7 @@ def read(importer: FastWAM, source: Source) -> Imported:
     if lerobot.is_folder(source):
         return lerobot.read(source)
     settings = HydraConfig(source.settings("config.yaml", "*config.yaml"))
-    expect_readable(settings)
+    expect_readable(settings, list(_unread(settings)))
     what = f"{source.path}, a Fast-WAM,"
     robot = released_robot(importer.release, _sizes(source), settings, what)
     variant = _variant(importer, source, settings)
@@ -59,7 +65,11 @@ def read(importer: FastWAM, source: Source) -> Imported:
         statistics=statistics,
         system=f"{title}{TITLES.get(robot or '', '')}",
         license="MIT",
-        notes=(*NOTES.get(robot or "", ()), *([] if statistics else [NO_STATISTICS])),
+        notes=(
+            *NOTES.get(robot or "", ()),
+            *guesses(importer.release, robot, source, settings, spec),
+            *([] if statistics else [NO_STATISTICS]),
+        ),
     )
 
 
@@ -106,9 +116,41 @@ def _variant(importer: FastWAM, source: Source, settings: HydraConfig) -> str:
     )
 
 
+KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "model.video_dit_config.patch_size": ([1, 2, 2],),
+    "model.video_dit_config.freq_dim": (256,),
+    "model.video_dit_config.eps": (1e-6,),
+    "model.video_dit_config.seperated_timestep": (True,),
+    "model.video_dit_config.has_image_input": (False,),
+    "model.video_dit_config.require_clip_embedding": (False,),
+    "model.video_dit_config.require_vae_embedding": (False,),
+    "model.video_dit_config.fuse_vae_embedding_in_latents": (True,),
+    "model.video_dit_config.video_attention_mask_mode": ("first_frame_causal",),
+    "model.video_dit_config.action_conditioned": (False,),
+    "model.action_dit_config.freq_dim": (256,),
+    "model.action_dit_config.eps": (1e-6,),
+}
+"""Settings of the network that Fast-WAM has no other values of here."""
+SHARED = ("num_layers", "num_heads", "attn_head_dim", "text_dim")
+"""Sizes that the action expert has from the video network."""
+
+
+def _unread(settings: HydraConfig) -> Iterator[str]:
+    """What the settings ask for that is not here, a phrase each."""
+    yield from unknown_values(settings.get, KNOWN)
+    for key in SHARED:
+        video, action = (
+            settings.get(f"model.{kind}_dit_config.{key}") for kind in ("video", "action")
+        )
+        if action is not None and video is not None and action != video:
+            yield f"model.action_dit_config.{key} = {action!r}, expected {video!r} as of the video"
+    yield from unread_schedules(settings)
+
+
 def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the spec that a run's `config.yaml` decides; {} without one."""
-    found: dict[str, Any] = {"backbone": {}, "action_head": {}, "schedules": {}}
+    found: dict[str, Any] = {"backbone": {}, "action_head": {}}
+    found["schedules"] = schedule_tables(settings)
     for theirs, ours in BACKBONE.items():
         if value := settings.get(f"model.video_dit_config.{theirs}"):
             found["backbone"][ours] = value
@@ -117,17 +159,12 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
             found["action_head"][ours] = value
     if length := settings.get("data.train.context_len"):
         found["text_encoder"] = {"max_length": length}
-    found |= vector_tables(settings, base)
-    if frames := settings.get("data.train.num_frames"):
-        stride = settings.get("data.train.action_video_freq_ratio", 1)
-        found["actions"] = {**found.get("actions", {}), "chunk_size": frames - 1}
-        found["video"] = {"num_frames": (frames - 1) // stride + 1, "frame_stride": stride}
+    found = merge(found, vector_tables(settings, base))
+    found = merge(found, chunk_tables(settings))
     if views := view_tables(settings):
         found["cameras"] = _cameras(views, layout_of(settings))
-    steps = settings.get("eval_num_inference_steps")
-    for name in ("video", "action"):
-        if shift := settings.get(f"model.{name}_scheduler.infer_shift"):
-            found["schedules"][name] = {"shift": shift} | ({"steps": steps} if steps else {})
+    if precision := settings.get("mixed_precision"):
+        found["dtype"] = PRECISIONS[precision]
     return found
 
 
@@ -137,6 +174,7 @@ BACKBONE = {
     "attn_head_dim": "head_dim",
     "ffn_dim": "mlp_dim",
     "text_dim": "text_width",
+    "in_dim": "latent_channels",
 }
 """Sizes in `video_dit_config` -> keys of the backbone."""
 

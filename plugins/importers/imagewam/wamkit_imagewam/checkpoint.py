@@ -16,6 +16,7 @@ from wamkit.checkpoints.robot_run import (
     CONVENTIONS,
     NO_STATISTICS,
     TITLES,
+    guesses,
     read_dataset_stats,
     released_robot,
 )
@@ -52,7 +53,8 @@ def read(importer: ImageWAM, source: Source) -> Imported:
     variant = sizes.variant or "klein-4b"
     elsewhere = {"vae": KLEIN["klein-4b"], "text_encoder": ENCODERS[variant][1]}
     weights = {"action_head": Selection(rf"{ACTION}|{STATE}", layouts=(HEAD,))}
-    notes = list(NOTES.get(robot or "", ()))
+    notes = [*NOTES.get(robot or "", ())]
+    notes += guesses(importer.release, robot, source, settings, spec)
     if sizes.has_lora and (scale := lora_scale(settings)) is not None:
         spec = merge(spec, {"backbone": {"lora_scale": scale}})
     if sizes.has_video:

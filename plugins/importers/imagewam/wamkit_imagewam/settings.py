@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wamkit.checkpoints.hydra_config import HydraConfig
-from wamkit.checkpoints.robot_run import expect_readable, layout_of, vector_tables, view_tables
+from wamkit.checkpoints.robot_run import (
+    PRECISIONS,
+    expect_readable,
+    layout_of,
+    schedule_tables,
+    unread_schedules,
+    vector_tables,
+    view_tables,
+)
+from wamkit.checkpoints.setting_values import number, unknown_values, whole_number
 from wamkit.errors import WamkitError
 
 ROBOTWIN_VIEWS = {
@@ -24,49 +33,44 @@ def from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, A
     if not settings:
         return {}
     expect_readable(settings, list(_unread(settings)))
-    found = vector_tables(settings, base)
+    found: dict[str, Any] = {**vector_tables(settings, base)}
     if length := settings.get("model.qwen_context_len"):
         found["text_encoder"] = {"max_length": length}
     if views := view_tables(settings):
         found["cameras"] = _cameras(views, settings)
-    if frames := settings.get("data.train.num_frames"):
+    if (frames := settings.get("data.train.num_frames")) is not None:
+        frames = whole_number(frames, "data.train.num_frames", settings.where, least=2)
         found["video"] = {"num_frames": 2, "frame_stride": frames - 1}
         found["actions"] = {**found.get("actions", {}), "chunk_size": frames - 1}
-    return {**found, "schedules": _schedules(settings)}
+    found["schedules"] = schedule_tables(settings)
+    if precision := settings.get("mixed_precision"):
+        found["dtype"] = PRECISIONS[precision]
+        for own in found["schedules"].values():
+            own["bf16_timesteps"] = precision == "bf16"
+    return found
 
 
 def lora_scale(settings: HydraConfig) -> float | None:
     """alpha / rank of adapters that were not merged; None where the settings lack one of them."""
-    alpha, rank = (settings.get(f"model.flux2_lora_config.{key}") for key in ("alpha", "rank"))
-    return None if alpha is None or not rank else float(alpha) / float(rank)
+    name = "model.flux2_lora_config"
+    alpha, rank = (settings.get(f"{name}.{key}") for key in ("alpha", "rank"))
+    if alpha is None or rank is None:
+        return None
+    rank = whole_number(rank, f"{name}.rank", settings.where)
+    return number(alpha, f"{name}.alpha", settings.where) / rank
 
 
-def _schedules(settings: HydraConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in ("video", "action"):
-        own: dict[str, Any] = {}
-        if shift := settings.get(f"model.{name}_scheduler.train_shift"):
-            own["shift"] = float(shift)
-        weight = settings.get(f"model.loss.lambda_{name}")
-        if weight is not None:
-            own["loss_weight"] = float(weight)
-        if steps := settings.get("eval_num_inference_steps"):
-            own["steps"] = steps
-        if precision := settings.get("mixed_precision"):
-            own["bf16_timesteps"] = precision == "bf16"
-        found[name] = own
-    return found
+KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "model._target_": ("imagewam.runtime.create_imagewam_flux2_klein",),
+    "model.pack_proprio_after_text": (True,),
+    "data.train.endpoint_frames_only": (True,),
+}
+"""Settings that ImageWAM on FLUX.2 has no other values of here."""
 
 
 def _unread(settings: HydraConfig) -> Iterator[str]:
-    if settings.get("model.pack_proprio_after_text") is False:
-        yield "the state stands behind the padding of the prompt"
-    for name in ("video", "action"):
-        train, infer = (
-            settings.get(f"model.{name}_scheduler.{kind}_shift") for kind in ("train", "infer")
-        )
-        if train != infer:
-            yield f"{name}: another shift in training than in use"
+    yield from unknown_values(settings.get, KNOWN)
+    yield from unread_schedules(settings)
 
 
 def _cameras(views: Sequence[Mapping[str, Any]], settings: HydraConfig) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from wamkit.checkpoints.robot_run import (
     CONVENTIONS,
     NO_STATISTICS,
     TITLES,
+    chunk_tables,
     expect_readable,
+    guesses,
     layout_of,
     read_dataset_stats,
     released_robot,
     vector_tables,
     view_tables,
 )
+from wamkit.checkpoints.setting_values import number, unknown_values, whole_number
 from wamkit.checkpoints.source import Source
 from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
@@ -41,19 +44,19 @@ PLACES = {
 VIDEO = r"^(mot\.)?mixtures\.video\."
 ADAPTERS = rf"{VIDEO}wam_adapters\."
 HEAD = r"^state_fusion_action_expert\."
-# Options of the head and of the network that other values of are not here.
-FIXED: dict[str, Any] = {
-    "model.state_fusion_action_expert_config.token_pooling_type": "learned_query",
-    "model.state_fusion_action_expert_config.token_pooling_merge_dim": None,
-    "model.state_fusion_action_expert_config.feature_sources": ["adapted"],
-    "model.state_fusion_action_expert_config.layer_feature_sources": None,
-    "model.state_fusion_action_expert_config.step_pos_dim": 256,
-    "model.wam_adapter.adapter_scale": 1.0,
-    "model.apply_video_latent_downsample_to_action_branch": False,
-    "model.loss.use_first_frame_residual_video_target": False,
-    "model.video_dit_config.video_attention_mask_mode": "first_frame_causal",
-    "model.video_dit_config.action_conditioned": False,
+KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "model.state_fusion_action_expert_config.token_pooling_type": ("learned_query",),
+    "model.state_fusion_action_expert_config.token_pooling_merge_dim": (None,),
+    "model.state_fusion_action_expert_config.feature_sources": (["adapted"],),
+    "model.state_fusion_action_expert_config.layer_feature_sources": (None,),
+    "model.state_fusion_action_expert_config.step_pos_dim": (256,),
+    "model.wam_adapter.adapter_scale": (1.0,),
+    "model.apply_video_latent_downsample_to_action_branch": (False,),
+    "model.loss.use_first_frame_residual_video_target": (False,),
+    "model.video_dit_config.video_attention_mask_mode": ("first_frame_causal",),
+    "model.video_dit_config.action_conditioned": (False,),
 }
+"""Options of the head and of the network that have no other values here."""
 
 
 def read(importer: LightWAM, source: Source) -> Imported:
@@ -83,7 +86,11 @@ def read(importer: LightWAM, source: Source) -> Imported:
         statistics=statistics,
         system=f"Light-WAM{TITLES.get(robot or '', '')}",
         license="MIT",
-        notes=(*NOTES.get(robot or "", ()), *([] if statistics else [NO_STATISTICS])),
+        notes=(
+            *NOTES.get(robot or "", ()),
+            *guesses(importer.release, robot, source, settings, spec),
+            *([] if statistics else [NO_STATISTICS]),
+        ),
     )
 
 
@@ -138,13 +145,9 @@ def _head(source: Source, settings: HydraConfig) -> dict[str, Any]:
 
 def _unread(settings: HydraConfig) -> list[str]:
     """The options of the network whose value is none that is read."""
-    wrong = [
-        f"{name} = {found!r}, expected {value!r}"
-        for name, value in FIXED.items()
-        if (found := settings.get(name, value)) != value
-    ]
+    wrong = list(unknown_values(settings.get, KNOWN))
     kind = settings.get("model.video_backbone_type", "wan2_1_t2v")
-    if kind not in BACKBONES:
+    if not isinstance(kind, str) or kind not in BACKBONES:
         wrong.append(f"the backbone is {kind!r}; known are {', '.join(BACKBONES)}")
     return wrong
 
@@ -154,10 +157,9 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
     variant, vae = BACKBONES[settings.get("model.video_backbone_type", "wan2_1_t2v")]
     backbone: dict[str, Any] = {"variant": variant}
     if settings.get("model.wam_adapter.use_backbone_lora"):
-        alpha, rank = (
-            settings.get(f"model.wam_adapter.lora_{name}", 16) for name in ("alpha", "rank")
-        )
-        backbone["lora_scale"] = float(alpha) / rank
+        alpha, rank = (f"model.wam_adapter.lora_{name}" for name in ("alpha", "rank"))
+        scale = number(settings.get(alpha, 16), alpha, settings.where)
+        backbone["lora_scale"] = scale / whole_number(settings.get(rank, 16), rank, settings.where)
     weighting = settings.get("model.loss.action_temporal_weighting", {})
     pooling = settings.get("model.video_latent_spatial_downsample_factor", 1)
     found: dict[str, Any] = {
@@ -167,10 +169,7 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
         "video": {"target_downscale": pooling},
         **vector_tables(settings, base),
     }
-    if frames := settings.get("data.train.num_frames"):
-        stride = settings.get("data.train.action_video_freq_ratio", 1)
-        found["actions"] = {**found.get("actions", {}), "chunk_size": frames - 1}
-        found["video"] |= {"num_frames": (frames - 1) // stride + 1, "frame_stride": stride}
+    found = merge(found, chunk_tables(settings))
     if length := settings.get("data.train.context_len"):
         found["text_encoder"] = {"max_length": length}
     if views := view_tables(settings):
@@ -190,6 +189,9 @@ def _cameras(views: list[dict[str, Any]], layout: str) -> dict[str, Any]:
 
 def _first_steps(weighting: Mapping[str, Any], where: str) -> int | None:
     """How many actions of a chunk the loss looks at."""
+    name = "model.loss.action_temporal_weighting"
+    if not isinstance(weighting, Mapping):
+        raise WamkitError(f"{where}: {name} is no table", "copy the file again")
     if not weighting.get("enabled"):
         return None
     if weighting.get("tail_weight", 1.0) != 0 or weighting.get("prefix_weight", 1.0) != 1:
@@ -198,4 +200,4 @@ def _first_steps(weighting: Mapping[str, Any], where: str) -> int | None:
             "1 for the first)",
             "only actions that are learned or left out are read",
         )
-    return int(weighting["num_prefix_steps"])
+    return whole_number(weighting.get("num_prefix_steps"), f"{name}.num_prefix_steps", where)
