@@ -6,7 +6,7 @@ own, such as the statistics of a normalization, names a safetensors file next to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ..errors import WamkitError
@@ -14,6 +14,16 @@ from .files import headers, open_weights
 from .source import Source
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+STEPS = frozenset(
+    {
+        "rename_observations_processor",
+        "to_batch_processor",
+        "device_processor",
+        "normalizer_processor",
+        "unnormalizer_processor",
+    }
+)
+"""Steps of a processor that every policy has; what they do is read, or does nothing here."""
 
 
 def processor_steps(source: Source, file: str) -> list[Mapping[str, Any]]:
@@ -32,6 +42,15 @@ def step_of(source: Source, file: str, name: str) -> Mapping[str, Any] | None:
     """The step of a processor that is registered as `name`; None if it has none."""
     steps = processor_steps(source, file)
     return next((step for step in steps if step.get("registry_name") == name), None)
+
+
+def unknown_steps(source: Source, known: Collection[str] = ()) -> Iterator[str]:
+    """A phrase for every step of the two processors that is neither in `STEPS` nor in `known`."""
+    for file in (PREPROCESSOR, POSTPROCESSOR):
+        for step in processor_steps(source, file):
+            name = step.get("registry_name")
+            if name is not None and name not in STEPS and name not in known:
+                yield f"{file} has a step {str(name)[:80]!r}"
 
 
 def step_rows(source: Source, step: Mapping[str, Any], feature: str) -> dict[str, list[float]]:

@@ -24,6 +24,7 @@ from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.normalization import Normalizer, Statistics
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
+from wamkit.testing.imported import expect_clear_errors
 from wamkit.testing.recorded import act_with_noise
 
 RECORD = Path(__file__).parent / "data" / "lerobot_fastwam_tiny.safetensors"
@@ -147,3 +148,46 @@ def test_a_config_without_its_tables_is_refused_without_a_traceback(
     folder = released.lerobot(tmp_path / "lerobot", action_dit_config=None)
     with pytest.raises(WamkitError, match=r"config\.json"):
         plan_of(folder)
+
+
+def test_damaged_settings_are_refused_clearly(tmp_path: Path) -> None:
+    folder = released.lerobot(tmp_path / "lerobot")
+    files = ("config.json", "policy_preprocessor.json", "policy_postprocessor.json")
+    expect_clear_errors(folder, files, tmp_path / "copies", PARTS, every=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"n_obs_steps": 2}, "n_obs_steps = 2, expected 1"),
+        ({"text_cfg_scale": 3.0}, r"text_cfg_scale = 3\.0, expected 1\.0"),
+        ({"tiled": True}, "tiled = True, expected False"),
+        ({"action_horizon": 4, "n_action_steps": 4}, "with action_horizon = 4"),
+        ({"num_inference_steps": 0}, "schedules.action.steps"),
+        ({"image_size": [32, 50]}, "equal parts of image_size"),
+        ({"normalization_mapping": {"VISUAL": "MEAN_STD"}}, "normalization_mapping.VISUAL"),
+        ({"n_action_steps": "all"}, "n_action_steps = 'all', expected a whole number"),
+    ],
+)
+def test_a_setting_that_changes_how_it_acts_is_read_or_refused(
+    tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(WamkitError, match=match):
+        plan_of(released.lerobot(tmp_path / "lerobot", **changes))
+
+
+def test_a_step_of_a_processor_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    folder = released.lerobot(tmp_path / "lerobot")
+    file = folder / "policy_postprocessor.json"
+    table = json.loads(file.read_text())
+    table["steps"].append({"registry_name": "delta_actions_processor", "config": {}})
+    file.write_text(json.dumps(table))
+    with pytest.raises(WamkitError, match="has a step 'delta_actions_processor'"):
+        plan_of(folder)
+
+
+def test_what_lerobot_does_around_a_chunk_is_noted(tmp_path: Path) -> None:
+    folder = released.lerobot(tmp_path / "lerobot", n_action_steps=3, freeze_video_expert=True)
+    notes = " ".join(plan_of(folder).imported.notes)
+    assert "LeRobot executes 3 of 8 actions before the next chunk." in notes
+    assert "leaves the video network as it is" in notes

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wamkit.checkpoints.lerobot_policy import POSTPROCESSOR, PREPROCESSOR, step_of, step_rows
+from wamkit.checkpoints.lerobot_policy import (
+    POSTPROCESSOR,
+    PREPROCESSOR,
+    step_of,
+    step_rows,
+    unknown_steps,
+)
 from wamkit.checkpoints.robot_run import ROWS
+from wamkit.checkpoints.setting_values import unknown_values, whole_number
 from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
@@ -55,6 +62,13 @@ FIXED: Mapping[str, Any] = {
 }
 """What the video network of Fast-WAM is here, by their names."""
 
+KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "n_obs_steps": (1,),
+    "text_cfg_scale": (1.0,),
+    "tiled": (False,),
+}
+"""Settings of `config.json` that decide how a policy acts, and have no other values here."""
+
 
 def is_folder(source: Source) -> bool:
     """Whether `source` is a policy folder of LeRobot's Fast-WAM."""
@@ -74,7 +88,9 @@ def read(source: Source) -> Imported:
     config = source.settings("config.json")
     try:
         return _read(source, config)
-    except (AttributeError, KeyError, TypeError) as error:
+    except WamkitError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise WamkitError(
             f"config.json or a processor of {source.path} is none of LeRobot's Fast-WAM: "
             f"{type(error).__name__} {error}",
@@ -83,7 +99,7 @@ def read(source: Source) -> Imported:
 
 
 def _read(source: Source, config: Mapping[str, Any]) -> Imported:
-    if faults := list(_unknown(config)):
+    if faults := [*_unknown(config), *unknown_steps(source, (TOGGLE,))]:
         raise WamkitError(
             f"config.json of {source.path} states what wamkit's Fast-WAM is not\n  "
             + "\n  ".join(faults),
@@ -121,6 +137,33 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
     for feature, mode in config["normalization_mapping"].items():
         if mode not in (("IDENTITY",) if feature == "VISUAL" else NORMALIZATION):
             yield f"normalization_mapping.{feature} = {mode!r}"
+    yield from unknown_values(config.get, KNOWN)
+    yield from _sizes_that_differ(config)
+
+
+def _sizes_that_differ(config: Mapping[str, Any]) -> Iterator[str]:
+    """Lines about images that are not of equal size, and clips that do not fit a chunk."""
+    frames, actions, stride = (
+        whole_number(config[key], key, "config.json")
+        for key in ("num_video_frames", "action_horizon", "action_video_freq_ratio")
+    )
+    if (frames - 1) % stride or frames - 1 != actions:
+        yield (
+            f"num_video_frames = {frames} with action_horizon = {actions} and "
+            f"action_video_freq_ratio = {stride}; known: an image more than actions, a multiple "
+            "of the ratio"
+        )
+    names = cameras(config)
+    if not names:
+        yield "input_features has no image"
+    height, width = config["image_size"]
+    for name in names:
+        shape = config["input_features"][f"{IMAGES}{name}"].get("shape")
+        if shape is not None and list(shape) != [3, height, width // len(names)]:
+            yield (
+                f"{IMAGES}{name} has the shape {shape}; known: equal parts of image_size = "
+                f"{[height, width]}"
+            )
 
 
 def _spec(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +293,10 @@ def _notes(source: Source, config: Mapping[str, Any]) -> Iterator[str]:
         "LeRobot states no rate of control, and not whether actions are differences: "
         "actions.control_hz = 20 and kind = absolute are guesses."
     )
-    yield f"LeRobot executes {config['n_action_steps']} of {config['action_horizon']} actions."
+    steps = whole_number(config["n_action_steps"], "n_action_steps", "config.json")
+    yield f"LeRobot executes {steps} of {config['action_horizon']} actions before the next chunk."
+    if config.get("freeze_video_expert"):
+        yield "Training there leaves the video network as it is; here it learns, unless train says."
     if (seed := config.get("inference_seed")) is not None:
         yield f"LeRobot begins every chunk with the same noise (seed {seed}); here it is drawn."
     toggle = (step_of(source, POSTPROCESSOR, TOGGLE) or {}).get("config", {})

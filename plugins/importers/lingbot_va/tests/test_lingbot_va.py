@@ -37,7 +37,7 @@ from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
-from wamkit.testing.imported import expect_acts_and_learns
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, to_float64
 
 RECORD = Path(__file__).parent / "data" / "lingbot_va_tiny.safetensors"
@@ -295,21 +295,51 @@ def test_a_checkpoint_whose_name_tells_no_robot_asks_for_it(
     assert plan_import(folder, None, robot).imported.system == "LingBot-VA (robotwin)"
 
 
+def lerobot(record: dict[str, Tensor], folder: Path, **changes: Any) -> Path:
+    """Write a policy folder of LeRobot; `changes` are of its config.json."""
+    folder.mkdir(exist_ok=True)
+    weights = {f"transformer.{k}": v for k, v in part_of(record, "weights/").items()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(LEROBOT | facts()["config"] | changes))
+    state = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
+    steps = {"name": "policy_postprocessor", "steps": [{"state_file": state}]}
+    (folder / "policy_postprocessor.json").write_text(json.dumps(steps))
+    rows = {"q01": -torch.arange(4.0) - 1, "q99": torch.arange(4.0) + 2}
+    save_file({f"action.{k}": v for k, v in rows.items()}, folder / state)
+    return folder
+
+
 def test_a_policy_folder_of_lerobot_is_read_with_its_statistics(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    weights = {f"transformer.{k}": v for k, v in part_of(record, "weights/").items()}
-    save_file(weights, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(LEROBOT | facts()["config"]))
-    state = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
-    steps = {"name": "policy_postprocessor", "steps": [{"state_file": state}]}
-    (tmp_path / "policy_postprocessor.json").write_text(json.dumps(steps))
-    rows = {"q01": -torch.arange(4.0) - 1, "q99": torch.arange(4.0) + 2}
-    save_file({f"action.{k}": v for k, v in rows.items()}, tmp_path / state)
+    changes = {"dtype": "float32", "max_sequence_length": 300}
+    lerobot(record, tmp_path, **changes)
+    spec = wamkit_lingbot_va.LingBotVA().read(Source(tmp_path)).spec
+    assert (spec["dtype"], spec["text_encoder"]["max_length"]) == ("float32", 300)
     plan = plan_import(tmp_path, None, options("libero"))
     assert plan.statistics["action"].q99 == (2.0, 3.0, 4.0, 5.0)
     assert plan.spec.action_head.channel_map == (0, 1, 2, 28)  # type: ignore[attr-defined]
     assert plan.spec.schedules.action.steps == 4 and len(plan.weights) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"video_exec_step": 2}, "video_exec_step = 2, expected -1"),
+        ({"action_guidance_scale": 2.0}, "action_guidance_scale = 2.0"),
+        ({"camera_layout": "grid"}, "camera_layout = 'grid'"),
+        ({"dtype": "float16"}, "dtype = 'float16'"),
+        ({"n_obs_steps": 2}, "n_obs_steps = 2"),
+        ({"normalization_mapping": {"ACTION": "MIN_MAX"}}, "normalization_mapping = "),
+        ({"cross_attn_norm": False}, "cross_attn_norm = False, expected True"),
+        ({"frame_chunk_size": 0}, "frame_chunk_size = 0, expected a whole number"),
+    ],
+)
+def test_a_setting_of_lerobot_with_another_value_than_here_is_refused_by_name(
+    record: dict[str, Tensor], tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(WamkitError, match=match):
+        plan_import(lerobot(record, tmp_path, **changes), None, options("libero"))
 
 
 LEROBOT = {
@@ -354,3 +384,9 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     plan = plan_import(released(record, tmp_path / NAMES[robot]), None, options(robot))
     policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
     expect_acts_and_learns(policy, tmp_path / "again")
+
+
+def test_damaged_settings_are_refused_clearly(record: dict[str, Tensor], tmp_path: Path) -> None:
+    folder = released(record, tmp_path / NAMES["libero"])
+    files = ("transformer/config.json",)
+    expect_clear_errors(folder, files, tmp_path / "copies", options("libero"))

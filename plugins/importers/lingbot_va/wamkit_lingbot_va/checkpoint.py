@@ -9,13 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from wamkit.checkpoints.lerobot_policy import POSTPROCESSOR, processor_steps, step_rows
+from wamkit.checkpoints.lerobot_policy import (
+    POSTPROCESSOR,
+    processor_steps,
+    step_rows,
+    unknown_steps,
+)
 from wamkit.checkpoints.safetensors import CheckpointLayout
+from wamkit.checkpoints.setting_values import unknown_values, whole_number
 from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
 
-from .robots import ROBOTS, Robot
+from .robots import CHANNELS, ROBOTS, Robot
 from .specs import spec_of
 
 if TYPE_CHECKING:
@@ -42,6 +48,24 @@ HEAD = CheckpointLayout(
     reshape=(r"^action_",),
 )
 
+NETWORK: dict[str, tuple[Any, ...]] = {
+    "patch_size": ([1, 2, 2],),
+    "freq_dim": (256,),
+    "cross_attn_norm": (True,),
+    "eps": (1e-6,),
+    "action_dim": (CHANNELS,),
+}
+"""Settings of the transformer that have no other values here."""
+LEROBOT: dict[str, tuple[Any, ...]] = {
+    "n_obs_steps": (1,),
+    "video_exec_step": (-1,),
+    "action_guidance_scale": (1.0,),
+    "camera_layout": ("width_concat", "robotwin_tshape"),
+    "dtype": ("bfloat16", "float32"),
+    "normalization_mapping": (dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY"),),
+}
+"""Settings of LeRobot's policy that decide how it acts -> their values here."""
+
 
 def folder_of(source: Source) -> str | None:
     """The subfolder that holds the network: "transformer" or ""; None if neither does."""
@@ -67,6 +91,7 @@ def read(importer: LingBotVA, source: Source) -> Imported:
         spec, notes = spec_of(robot), [*robot.notes]
         statistics = {"action": robot.statistics}
     sizes = settings if is_lerobot else source.settings(f"{folder}/config.json", "config.json")
+    _expect_known(source, sizes, is_lerobot)
     spec["backbone"] |= _sizes(sizes)
     weights = {
         "backbone": Selection(rf"^(?!.*{ACTION[1:]})", layouts=(BACKBONE,), folder=folder),
@@ -102,6 +127,21 @@ def _robot(importer: LingBotVA, source: Source) -> Robot:
     return ROBOTS[name]
 
 
+def _expect_known(source: Source, config: dict[str, Any], is_lerobot: bool) -> None:
+    """Raise WamkitError with every setting of the network, or of LeRobot, that is not here."""
+    faults = list(unknown_values(config.get, NETWORK))
+    if config.get("out_channels", config.get("in_channels")) != config.get("in_channels"):
+        faults.append(f"out_channels = {config['out_channels']!r}, expected in_channels")
+    if is_lerobot:
+        faults += [*unknown_values(config.get, LEROBOT), *unknown_steps(source)]
+    if faults:
+        raise WamkitError(
+            f"config.json of {source.path} states what wamkit's LingBot-VA is not: "
+            f"{'; '.join(faults)}",
+            "run this checkpoint by the authors' code, or by LeRobot",
+        )
+
+
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
     """Sizes of the backbone that the config.json of a transformer states."""
     names = {
@@ -119,15 +159,20 @@ def _from_lerobot(
     source: Source, config: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]], list[str]]:
     """Spec, statistics and notes of a policy folder of LeRobot."""
+    _expect_known(source, config, is_lerobot=True)
     used = config["used_action_channel_ids"]
     views = tuple(key.removeprefix("observation.images.") for key in config["obs_cam_keys"])
+
+    def count(key: str, least: int = 1) -> int:
+        return whole_number(config[key], key, "config.json", least)
+
     robot = replace(
         ROBOTS["libero"],
         views=views,
         size=(config["height"], config["width"]),
-        frames=config["frame_chunk_size"],
-        actions_per_frame=config["action_per_frame"],
-        memory=config["attn_window"] // 2,
+        frames=count("frame_chunk_size"),
+        actions_per_frame=count("action_per_frame"),
+        memory=count("attn_window", least=2) // 2,
         video_steps=config["num_inference_steps"],
         action_steps=config["action_num_inference_steps"],
         action_shift=config["action_snr_shift"],
@@ -140,10 +185,17 @@ def _from_lerobot(
         "shift": config["snr_shift"],
         "guidance_scale": config["guidance_scale"],
     }
+    if "dtype" in config:
+        spec["dtype"] = config["dtype"]
+    if "max_sequence_length" in config:
+        spec["text_encoder"]["max_length"] = count("max_sequence_length")
     if config.get("image_hflip"):
         for view in spec["cameras"]["views"]:
             view["flip"] = "horizontal"
-    notes = ["The configuration states no rate of control: actions.control_hz is a guess."]
+    notes = [
+        "LeRobot states no rate of control, and not whether actions are differences: "
+        f"actions.control_hz = {robot.control_hz} and kind = absolute are guesses."
+    ]
     statistics = _lerobot_statistics(source)
     if not statistics:
         notes.append("There were no statistics next to the checkpoint: actions stay normalized.")

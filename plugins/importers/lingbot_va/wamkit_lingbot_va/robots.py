@@ -89,7 +89,10 @@ ROBOTS: Mapping[str, Robot] = {
             1.0,
         ),
         control_hz=20,
-        notes=("Cameras show the simulator's images flipped top to bottom, not turned by 180.",),
+        notes=(
+            "Cameras show the simulator's images flipped top to bottom, not turned by 180.",
+            "The configuration states no rate of control: actions.control_hz = 20 is LIBERO's.",
+        ),
     ),
     "robotwin": Robot(
         views=("cam_high", "cam_left_wrist", "cam_right_wrist"),

@@ -51,7 +51,7 @@ def spec_of(robot: Robot) -> dict[str, Any]:
         "video": {
             "num_frames": 1 + 4 * robot.frames,
             "episode_latents": "stream",
-            "frame_stride": robot.actions_per_frame // 4,
+            "frame_stride": max(1, robot.actions_per_frame // 4),
         },
         "schedules": {
             "video": {**_FLOW, "shift": 5.0, "steps": robot.video_steps, "guidance_scale": 5.0},
