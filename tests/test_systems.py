@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import released
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "systems.md"
@@ -80,3 +83,80 @@ def test_the_list_of_examples_marks_variants_of_published_systems(file: Path) ->
         assert f"| `{file.name}` |" in others
     else:
         assert row[1].startswith("variant of ") == is_variant
+
+
+BOTH = {"vae", "text_encoder"}
+NEEDED = {
+    "cosmos_policy": BOTH,
+    "dreamzero": {"text_encoder"},
+    "fastwam": BOTH,
+    "ge_act": BOTH,
+    "imagewam": BOTH,
+    "light_wam": BOTH,
+    "lingbot_va": set(),
+}
+"""Importer -> parts that its released checkpoints lack; the plugins' tests compare them."""
+SYSTEMS = {
+    "Cosmos-Policy": "cosmos_policy",
+    "DreamZero": "dreamzero",
+    "fastwam": "fastwam",
+    "ge_act": "ge_act",
+    "ImageWAM": "imagewam",
+    "CHECKPOINT.pt": "light_wam",
+    "lingbot-va": "lingbot_va",
+}
+"""Part of the name of a checkpoint -> its importer."""
+PAGES = [PAGE, ROOT / "README.md", *sorted(ROOT.glob("plugins/importers/*/README.md"))]
+COMMANDS = sorted(
+    {
+        (command.strip(), page.relative_to(ROOT).as_posix())
+        for page in PAGES
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+        for command in block.splitlines()
+        if command.strip().startswith("wamkit import ")
+    }
+)
+
+
+def places_of(args: list[str]) -> dict[str, str]:
+    """Part -> the place of its weights that a command names."""
+    pairs = [args[i + 1].partition("=") for i, arg in enumerate(args) if arg == "--set"]
+    files = (".weights", ".embeddings_file")
+    return {key.partition(".")[0]: value for key, _, value in pairs if key.endswith(files)}
+
+
+@pytest.mark.parametrize(("command", "page"), COMMANDS)
+def test_a_command_that_is_shown_names_every_part_that_the_checkpoint_lacks(
+    command: str, page: str
+) -> None:
+    args = shlex.split(command)
+    (system,) = {system for name, system in SYSTEMS.items() if name in args[2]}
+    assert set(places_of(args)) == NEEDED[system], f"{page}: {command}"
+
+
+def test_every_system_has_a_command() -> None:
+    shown = [command for command, page in COMMANDS if page == "docs/systems.md"]
+    assert all(any(name in command for command in shown) for name in SYSTEMS)
+    text = PAGE.read_text(encoding="utf-8").partition("## Systems without")[0]
+    inline = re.findall(r"(?<!`)`(wamkit import [^`]*)`(?!`)", text)
+    assert [command for command in inline if "--out DIR" in command] == []
+
+
+@pytest.mark.parametrize("name", ["fastwam/libero", "lerobot/fastwam_base"])
+def test_the_commands_for_fastwam_plan_an_import_as_they_are_shown(
+    name: str, tmp_path: Path, wamkit: Callable[..., tuple[int, str, str]]
+) -> None:
+    (command,) = {c for c, _ in COMMANDS if name in c and "--out DIR" in c}
+    args = shlex.split(command)
+    if name.startswith("lerobot"):
+        place = released.lerobot(tmp_path / "released")
+        sizes = ["backbone.variant=tiny"]
+    else:
+        place = released.fastwam(tmp_path)
+        sizes = [size for size in released.SIZES if not size.startswith("text_encoder")]
+    tiny = [part for size in (*sizes, "text_encoder.embedding=16") for part in ("--set", size)]
+    where = {hub: str(tmp_path) for hub in places_of(args).values()}
+    rest = [next((a.replace(h, p) for h, p in where.items() if h in a), a) for a in args[3:]]
+    rest[rest.index("DIR")] = str(tmp_path / "policy")
+    code, out, err = wamkit(args[1], place, *rest, *tiny, "--dry-run")
+    assert code == 0 and "missing" not in out, err

@@ -23,7 +23,7 @@ class DreamZero(ImporterConfig):
     and of the tensors. A robot that is not known needs cameras and groups of its own.
     """
 
-    license = "as the model card says"
+    license = "Apache-2.0"
     source = "https://github.com/dreamzero0/dreamzero"
     verified: ClassVar[Mapping[str, float]] = read_verified(__file__)
     unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
