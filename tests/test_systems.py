@@ -126,7 +126,7 @@ def places_of(args: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("command", "page"), COMMANDS)
-def test_a_command_that_is_shown_names_every_part_that_the_checkpoint_lacks(
+def test_a_printed_command_names_every_part_that_the_checkpoint_lacks(
     command: str, page: str
 ) -> None:
     args = shlex.split(command)
@@ -135,15 +135,15 @@ def test_a_command_that_is_shown_names_every_part_that_the_checkpoint_lacks(
 
 
 def test_every_system_has_a_command() -> None:
-    shown = [command for command, page in COMMANDS if page == "docs/systems.md"]
-    assert all(any(name in command for command in shown) for name in SYSTEMS)
+    printed = [command for command, page in COMMANDS if page == "docs/systems.md"]
+    assert all(any(name in command for command in printed) for name in SYSTEMS)
     text = PAGE.read_text(encoding="utf-8").partition("## Systems without")[0]
     inline = re.findall(r"(?<!`)`(wamkit import [^`]*)`(?!`)", text)
     assert [command for command in inline if "--out DIR" in command] == []
 
 
 @pytest.mark.parametrize("name", ["fastwam/libero", "lerobot/fastwam_base"])
-def test_the_commands_for_fastwam_plan_an_import_as_they_are_shown(
+def test_the_commands_for_fastwam_plan_an_import_as_printed(
     name: str, tmp_path: Path, wamkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     (command,) = {c for c, _ in COMMANDS if name in c and "--out DIR" in c}
