@@ -26,6 +26,7 @@ CONTENT = {
     "bench": "benchmarks",
     "data": "LeRobot data sets",
     "serve": "the policy server",
+    "runtime": "the loop on the robot",
     "policy": "Policy, Session, losses",
     "interfaces": "the contract of plugins",
     "checkpoints": "weights in files",
