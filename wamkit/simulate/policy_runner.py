@@ -36,6 +36,8 @@ class RunningEpisode:
     rewards: list[float] = field(default_factory=list)
     successes: list[bool] = field(default_factory=list)
     imagined: dict[int, dict[str, NDArray[np.uint8]]] = field(default_factory=dict)
+    plan: Any = None
+    """What a runner keeps of the episode from chunk to chunk."""
 
     @property
     def chunk_seed(self) -> int:

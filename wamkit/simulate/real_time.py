@@ -1,0 +1,175 @@
+"""Episodes in which the world goes on while the policy computes, as it does for a robot.
+
+    asked here            asked again, after n steps
+    |     reply is here   |
+    v     v               v
+    a a a b b b b b b b b b
+    [ d ][    n - d      ]
+
+During the delay of d steps the actions of the chunk before are executed, and the robot stands still
+where there are none. Delays are drawn for each episode from its own seed, so that results depend
+neither on the machine nor on the other episodes of a batch. An episode begins with its first chunk.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WamkitError
+from ..policy.observation import Observation
+from ..policy.policy import Policy
+from ..runtime.latency import LatencyWindow, SimulatedDelay, delay_steps
+from ..runtime.merging import MERGES, jump
+from .policy_runner import PolicyRunner, RunningEpisode
+
+Actions = NDArray[np.float32]
+
+
+@dataclass
+class Plan:
+    """What one episode is about to execute, and the delays that it has met."""
+
+    delay: SimulatedDelay
+    rest: Actions
+    latency: LatencyWindow = field(default_factory=LatencyWindow)
+
+
+@dataclass
+class RealTimeCounts:
+    """What happened in all episodes so far."""
+
+    chunks: int = 0
+    steps: int = 0
+    idle_steps: int = 0
+    """Steps in which the robot stood still, because no action was planned."""
+    delays: list[int] = field(default_factory=list)
+    """Steps between each observation and the first action that it decided."""
+    largest_jump: float = 0.0
+    """The largest change of the next action by a new chunk, over all dimensions."""
+
+
+class RealTimeRunner(PolicyRunner):
+    """A `PolicyRunner` whose chunks come late.
+
+    Args:
+        policy: One without memory of an episode.
+        views: Policy view -> camera of the environment.
+        execute_steps: Steps from one request to the next, or as many as the delay if that is longer.
+        act_options: Choices of the paradigm.
+        delay: Seed of an episode -> its delays.
+        merge: "replace", "weighted" or "append" (`wamkit.runtime.merging`).
+        prefix: Mode of a prefix that tells the policy what is executed meanwhile; None for none.
+        still: What a robot without an action executes: "zero", or "repeat" for its last action.
+        imagine: Also store what the policy imagines.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        views: Mapping[str, str],
+        execute_steps: int,
+        act_options: Mapping[str, Any],
+        delay: Callable[[int], SimulatedDelay],
+        *,
+        merge: str = "replace",
+        prefix: str | None = None,
+        still: str = "zero",
+        imagine: bool = False,
+    ) -> None:
+        super().__init__(policy, views, execute_steps, act_options, imagine)
+        if policy.paradigm.stateful:
+            raise WamkitError(
+                f"{policy.spec.paradigm.name} remembers what was executed chunk by chunk, and "
+                "chunks that come late have no such order",
+                "evaluate it without a delay",
+            )
+        if merge not in MERGES or still not in ("zero", "repeat"):
+            raise WamkitError(
+                f"merge = {merge!r} and still = {still!r}",
+                f"merge is one of {', '.join(MERGES)}, still is zero or repeat",
+            )
+        if prefix is not None and merge != "replace":
+            raise WamkitError(
+                f"a prefix, and chunks that are merged by {merge!r}",
+                "choose replace: a chunk with a prefix continues the one before by itself",
+            )
+        self.delay, self.merge, self.prefix, self.still = delay, MERGES[merge], prefix, still
+        self.counts = RealTimeCounts()
+        if policy.spec.video.num_observed > 1:
+            self.every = 1  # a delay may put a look at any step
+
+    def sample_actions(self, running: Sequence[RunningEpisode]) -> list[Actions]:
+        """The next actions of each episode, as many as are executed until it is asked again."""
+        hz = self.policy.spec.actions.control_hz
+        expected = []
+        for one in running:
+            if one.plan is None:
+                size = len(self.policy.actions.executed)
+                one.plan = Plan(self.delay(one.seed), np.zeros((0, size), np.float32))
+            expected.append(min(one.plan.latency.steps(hz), len(one.plan.rest)))
+        chunks = self._chunks(running, expected)
+        return [self._execute(one, chunk) for one, chunk in zip(running, chunks, strict=True)]
+
+    def _chunks(self, running: Sequence[RunningEpisode], expected: list[int]) -> list[Actions]:
+        """A whole chunk for each episode; those with prefixes of one length share a batch."""
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, (one, delay) in enumerate(zip(running, expected, strict=True)):
+            known = len(one.plan.rest) if self.prefix and delay else 0
+            groups[known, delay if known else 0].append(row)
+        found: dict[int, Actions] = {}
+        for (known, delay), rows in groups.items():
+            asked = [running[row] for row in rows]
+            seen = self._to_observation([self._context(one) for one in asked])
+            rests = np.stack([one.plan.rest for one in asked]) if known else None
+            values = self._act(seen, [one.chunk_seed for one in asked], rests, delay)
+            found |= dict(zip(rows, values, strict=True))
+        for one in running:
+            one.decisions += 1
+        return [found[row] for row in range(len(running))]
+
+    def _act(
+        self, seen: Observation, seeds: list[int], rests: Actions | None, delay: int
+    ) -> Sequence[Actions]:
+        """Chunks [B, N, A] after given prefixes [B, n, A]."""
+        options = dict(self.act_options)
+        if rests is not None:
+            from ..policy.action_prefix import ActionPrefix  # type: ignore[import-untyped]
+
+            options["prefix"] = ActionPrefix(rests, delay, mode=self.prefix)
+        values: Actions = self.policy.act(seen, seed=seeds, **options).values.numpy()
+        return values
+
+    def _execute(self, one: RunningEpisode, chunk: Actions) -> Actions:
+        """What an episode executes until it is asked again: the old plan, then the new one."""
+        plan, counts = one.plan, self.counts
+        seconds = plan.delay.draw()
+        plan.latency.add(seconds)
+        delay = delay_steps(seconds, self.policy.spec.actions.control_hz) if one.step else 0
+        old = plan.rest[:delay]
+        idle = self._idle(one, old, delay - len(old), chunk.shape[1])
+        rest = plan.rest[len(old) :]
+        merged = self.merge(rest, chunk.astype(np.float32), len(old))
+        count = max(0, max(self.execute_steps, delay, 1) - delay)
+        plan.rest = merged[count:]
+        counts.chunks += 1
+        counts.delays.append(delay)
+        counts.idle_steps += len(idle)
+        counts.largest_jump = max(counts.largest_jump, jump(rest, merged))
+        made = np.concatenate([old, idle, merged[:count]])
+        if not len(made):
+            made = self._idle(one, old, 1, chunk.shape[1])
+        counts.steps += len(made)
+        return made
+
+    def _idle(self, one: RunningEpisode, old: Actions, count: int, size: int) -> Actions:
+        """Actions [count, A] that leave the robot still."""
+        last = old[-1] if len(old) else one.actions[-1] if one.actions else None
+        if self.still == "repeat" and last is not None:
+            return np.tile(last, (count, 1)).astype(np.float32)
+        return np.zeros((count, size), np.float32)
