@@ -70,6 +70,12 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
         "wamkit.files.hub",
         "wamkit.files.locate",
     ),
+    "libero": (
+        "wamkit.simulate.convert",
+        "wamkit.simulate.environment",
+        "wamkit.simulate.episodes",
+        "wamkit.simulate.rendering",
+    ),
     "metaworld": (
         "wamkit.simulate.environment",
         "wamkit.simulate.rendering",

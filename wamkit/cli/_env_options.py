@@ -67,8 +67,10 @@ Processes = Annotated[
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A bar on stderr while something is counted to `total`: a step of it, and a line above it."""
+def progress(
+    what: str, total: int | None
+) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar on stderr while something is counted, to `total` if it is known: a step, and a line."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining

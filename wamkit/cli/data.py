@@ -1,4 +1,4 @@
-"""`wamkit data`: show, check and describe a data set."""
+"""`wamkit data`: show, check and describe a data set, or convert recordings into one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..config.spec import PolicySpec, parse, read
 from ..errors import WamkitError
 from ..files.durable import write_bytes, write_text
 from ._completion import complete_folder
+from ._convert import ImageFormat, convert_files
+from ._env_options import EnvSettings
 from ._folding import duration, unbroken
 from ._options import Column, Json, Overrides, Tolerance
 from ._output import FOUND, console, emit, note, say, show_table, spinner, table
@@ -31,42 +33,57 @@ class Action(StrEnum):
     check = "check"
     show = "show"
     stats = "stats"
+    convert = "convert"
 
 
 TAKES = {
     Action.check: ("--spec", "--key-map", "--decode", "--tolerance"),
     Action.show: ("--out", "--tolerance"),
     Action.stats: ("--spec", "--key-map", "--out", "--tolerance"),
+    Action.convert: ("--out", "--env-arg", "--image-format"),
 }
 
 
 def command(
-    action: Annotated[Action, typer.Argument(help="Find faults, show, or compute statistics.")],
+    action: Annotated[
+        Action,
+        typer.Argument(help="Find faults, show, compute statistics, or convert a benchmark's own."),
+    ],
     folder: Annotated[
         Path,
         typer.Argument(
             metavar="DIR",
-            help="A LeRobot data set, version 3 or 2.1.",
+            help="A LeRobot data set, version 3 or 2.1; to convert, the name of an environment.",
             autocompletion=complete_folder,
         ),
     ],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Demonstrations of that environment (convert)."),
+    ] = None,
     spec: Annotated[Path | None, typer.Option(help="Policy to train on it (check, stats).")] = None,
     overrides: Overrides = None,
     column: Column = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File for a strip of images (show, .png) or statistics (stats, .json)."),
+        typer.Option(
+            help="File for a strip of images (show, .png) or statistics (stats, .json); folder of "
+            "the data set to write (convert)."
+        ),
     ] = None,
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode every image, which is slow (check).")
     ] = False,
     tolerance: Tolerance = None,
+    env_settings: EnvSettings = None,
+    images: ImageFormat = None,
     json: Json = False,
 ) -> None:
     """Check a data set (exit code 1 if it has faults), show it, or compute its statistics.
 
     With --spec, `check` also lists unmet needs of the policy, and `stats` treats
-    relative actions as the policy learns them.
+    relative actions as the policy learns them. `convert NAME FILE... --out DIR` writes a data set
+    from demonstrations in the format of a benchmark.
     """
     from ..data import TOLERANCE, Columns, LeRobotFolder
 
@@ -76,15 +93,21 @@ def command(
         "--out": out,
         "--decode": decode,
     }
+    given |= {"--env-arg": env_settings, "--image-format": images}
     given["--tolerance"] = tolerance is not None
     allowed = TOLERANCE if tolerance is None else tolerance
     for name, value in given.items():
         if value and name not in TAKES[action]:
             raise WamkitError(f"{name} has no meaning for `data {action}`", "leave it out")
+    if files and action is not Action.convert:
+        raise WamkitError(f"`data {action}` takes one data set, not {files[0]} too", "leave it out")
     if spec is None and (overrides or (action is Action.check and column)):
         raise WamkitError(
             "--set and --key-map speak of a spec, and none is named", "add --spec FILE"
         )
+    if action is Action.convert:
+        convert_files(str(folder), files or [], out, env_settings or [], images or "video", json)
+        return
     columns = Columns.of(column or ())
     policy = parse(read(spec, overrides or []), str(spec)) if spec is not None else None
     if action is Action.check:

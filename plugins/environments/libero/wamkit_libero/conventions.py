@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wamkit.simulate.environment import Robot
+
+CONTROL_HZ = 20
 Orientation = Literal["stored", "upright", "rotated"]
 _POSE = ("eef.x", "eef.y", "eef.z")
 _GRIPPER = ("gripper.left", "gripper.right")
@@ -78,6 +81,19 @@ class Convention:
             "gripper_joints": lambda: (gripper, values["robot0_joint_pos"]),
         }[self.state]()
         return np.concatenate(parts).astype(np.float32)
+
+
+def make_robot(convention: Convention, size: tuple[int, int]) -> Robot:
+    """Return the specification of the robot, with images of height and width."""
+    return Robot(
+        cameras=dict.fromkeys(convention.cameras, size),
+        state=convention.state_names,
+        actions=("x", "y", "z", "rx", "ry", "rz", "gripper"),
+        low=convention.low,
+        high=(1.0,) * 7,
+        control_hz=CONTROL_HZ,
+        kind="panda",
+    )
 
 
 def axis_angle(turn: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wamkit.errors import WamkitError
-from wamkit.simulate.environment import EnvObservation, Robot, Step
+from wamkit.simulate.environment import EnvObservation, Step
 from wamkit.simulate.rendering import (
     expect_mujoco,
     explain_rendering_errors,
@@ -20,6 +20,7 @@ from wamkit.simulate.rendering import (
     use_offscreen_rendering,
 )
 
+from .conventions import CONTROL_HZ, make_robot
 from .expert import PickAndPlace, plan_moves
 from .tasks import NAMES
 
@@ -44,7 +45,6 @@ with explain_rendering_errors("libero"):
     from .renderers import FastRenderer, OfficialRenderer
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
-CONTROL_HZ = 20
 PLACEMENTS = 100
 """Attempts to place the objects without a collision."""
 
@@ -85,16 +85,7 @@ class LiberoEnvironment:
             )
         self.values: dict[str, NDArray[Any]] = {}  # the last observation of the simulator
         self._renderer: FastRenderer | OfficialRenderer | None = None
-        convention = self.convention
-        self.robot = Robot(
-            cameras=dict.fromkeys(convention.cameras, (config.size, config.size)),
-            state=convention.state_names,
-            actions=("x", "y", "z", "rx", "ry", "rz", "gripper"),
-            low=convention.low,
-            high=(1.0,) * 7,
-            control_hz=CONTROL_HZ,
-            kind="panda",
-        )
+        self.robot = make_robot(self.convention, (config.size, config.size))
 
     def reset(self, seed: int) -> None:
         np.random.seed(seed)  # LIBERO places fixtures and objects with the global generator

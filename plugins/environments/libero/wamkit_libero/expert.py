@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from .environment import LiberoEnvironment
 
 Vector = NDArray[np.float64]
-GAIN, TURN_GAIN = 12.0, 2.0  # action for a meter, for a radian
+GAIN, TURN_GAIN = 20.0, 2.0  # action for a meter, for a radian
 OPEN, CLOSED = -1.0, 1.0
 ABOVE = 0.10  # meters over an object before it is taken
+CLEARANCE = 0.04  # meters between what is carried and what is below
 DOWN = np.diag([1.0, -1.0, -1.0])  # the hand points down, its fingers move along y
 ATTEMPTS = 3  # at one object
 
@@ -70,14 +71,16 @@ class PickAndPlace:
             return lambda: grasp.place + (self._place_of(thing) - start) + [0, 0, height]
 
         clear = max(ABOVE, self._top_near(grasp.place[:2]) + 0.04 - grasp.place[2])
-        yield from self._move(follow(clear), OPEN, 0.012, 70, turned=0.08)
-        yield from self._move(follow(0.0), OPEN, 0.006, 40)
-        yield from self._stay(CLOSED, 12)
-        yield from self._rise(CLOSED, 0.12)
+        yield from self._move(follow(clear), OPEN, 0.02, 70, turned=0.08)
+        yield from self._move(follow(0.0), OPEN, 0.01, 30)
+        yield from self._stay(CLOSED, 10)
+        yield from self._rise(CLOSED, 0.08)
 
     def _place(self, thing: str, target: str) -> Iterator[Vector]:
         """Carry an object over its target and lower it."""
-        high = self._hand()[2] + 0.10
+        hanging = self._hand()[2] - self._bottom_of(thing)
+        way = self._top_between(self._hand()[:2], self._target_of(target)[:2], thing)
+        high = way + hanging + CLEARANCE
 
         def over(height: float | None = None) -> Callable[[], Vector]:
             def goal() -> Vector:
@@ -87,7 +90,9 @@ class PickAndPlace:
 
             return goal
 
-        yield from self._move(over(), CLOSED, 0.015, 100)
+        if self._hand()[2] < high - 0.02:
+            yield from self._rise(CLOSED, high - self._hand()[2])
+        yield from self._move(over(), CLOSED, 0.02, 100)
         support = self._support(target)
         drop = support - self._target_of(target)[2]
         low = self._place_of(thing)[2] - self._bottom_of(thing)
@@ -104,7 +109,7 @@ class PickAndPlace:
         turned: float = 0.3,
         stalled: bool = False,
     ) -> Iterator[Vector]:
-        """Move to a place until it is near, or for `limit` actions, or until stopped by something."""
+        """Move to a place until near, for at most `limit` actions, or until something stops it."""
         slow, before = 0, self._hand()
         for _ in range(limit):
             p, there = self._hand(), target()
@@ -118,7 +123,7 @@ class PickAndPlace:
 
     def _rise(self, grip: float, height: float) -> Iterator[Vector]:
         p = self._hand()
-        yield from self._move(lambda: p + [0, 0, height], grip, 0.02, 30)
+        yield from self._move(lambda: p + np.array([0, 0, height]), grip, 0.02, 30)
 
     def _stay(self, grip: float, steps: int) -> Iterator[Vector]:
         p = self._hand()
@@ -128,6 +133,8 @@ class PickAndPlace:
     def _act_toward(self, place: Vector, grip: float) -> Vector:
         """The action [7] of the simulator toward a place, with the hand turned as wanted."""
         step = np.clip((place - self._hand()) * GAIN, -1, 1)
+        if step[2] < 0:  # down where it is aimed at
+            step[2] *= np.clip(1.5 - np.linalg.norm(step[:2]) * 2, 0.2, 1)
         turn = np.clip(self._turn_left() * TURN_GAIN, -1, 1)
         return np.array([*step, *turn, grip])
 
@@ -170,11 +177,20 @@ class PickAndPlace:
         hold = HOLDS.get(self._task.get_object(thing).category_name, Hold())
         points = self._points(thing)
         others = self._others(thing)
-        return choose_grasp(points, others[others[:, 2] > points[:, 2].min() + 0.005], hold)
+        base = self._task.sim.data.body_xpos[self._task.sim.model.body_name2id("robot0_base")]
+        return choose_grasp(points, others[others[:, 2] > points[:, 2].min() + 0.005], hold, base)
 
     def _top_near(self, place: Vector) -> float:
         points = self._others()
         near = points[np.linalg.norm(points[:, :2] - place, axis=1) < 0.09, 2]
+        return float(near.max()) if len(near) else 0.0
+
+    def _top_between(self, start: Vector, end: Vector, carried: str) -> float:
+        """Height of everything that a carried object passes on a straight way."""
+        points, way = self._others(carried), end - start
+        share = np.clip((points[:, :2] - start) @ way / max(float(way @ way), 1e-9), 0, 1)
+        aside = np.linalg.norm(points[:, :2] - start - share[:, None] * way, axis=1)
+        near = points[aside < 0.10, 2]
         return float(near.max()) if len(near) else 0.0
 
     def _bottom_of(self, thing: str) -> float:

@@ -13,6 +13,9 @@ from .geometry import Points
 OPENING = 0.076  # meters between the open fingers
 FINGER = 0.02  # meters that a finger needs outside
 ANGLES = 16  # directions that are tried
+NEAR = 0.68  # meters from the base that the arm reaches without being stretched
+PALM = (0.11, 0.035)  # meters from its center, along the fingers' motion and across
+PALM_ABOVE = 0.035  # meters of the palm above the fingertips
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,33 @@ class Grasp:
     angle: float  # radians from the y axis of the world, in [-pi/2, pi/2]
 
 
-def choose_grasp(points: Points, others: Points, hold: Hold) -> Grasp:
-    """Choose where to take an object with these points, away from the points of others."""
+def choose_grasp(
+    points: Points, others: Points, hold: Hold, base: NDArray[np.float64] | None = None
+) -> Grasp:
+    """Choose where to take an object with these points, away from the points of others.
+
+    `base`: place of the robot; what is far from it is reached with an arm that is not stretched.
+    """
     top, bottom = points[:, 2].max(), points[:, 2].min()
     z = top - min(hold.depth, (top - bottom) * 0.6)
     if hold.height is not None:
         z = bottom + hold.height
     candidates = (_rim if hold.by == "rim" else _body)(points, z)
     scored = [
-        (_cost(place, direction, width, others), place, direction)
-        for place, direction, width in candidates
+        (_cost(np.array([*place, z]), direction, width, others) + aside, place, direction)
+        for place, direction, width, aside in candidates
     ]
+    if base is not None:
+        scored = [
+            (cost + 2 * max(0.0, float(np.linalg.norm(place - base[:2])) - NEAR), place, direction)
+            for cost, place, direction in scored
+        ]
     _, place, direction = min(scored, key=lambda one: one[0])
     return Grasp(np.array([*place, z]), _angle(direction))
 
 
-Candidate = tuple[NDArray[np.float64], NDArray[np.float64], float]
+Candidate = tuple[NDArray[np.float64], NDArray[np.float64], float, float]
+# place, direction, width, and what it costs to be off the best place
 
 
 def _directions() -> NDArray[np.float64]:
@@ -78,7 +92,9 @@ def _body(points: Points, z: float) -> list[Candidate]:
         across = np.array([-direction[1], direction[0]])
         side = band @ across
         place = direction * (low + high) / 2 + across * (side.min() + side.max()) / 2
-        found.append((place, direction, high - low))
+        room = max(0.0, np.ptp(side) / 2 - 0.012)
+        for shift in {0.0, min(room, 0.015), -min(room, 0.015)}:
+            found.append((place + across * shift, direction, high - low, abs(shift)))
     return found
 
 
@@ -104,23 +120,29 @@ def _rim(points: Points, z: float) -> list[Candidate]:
         along, aside = offset @ direction, np.abs(offset @ [-direction[1], direction[0]])
         wall = along[(aside < 0.012) & (along > 0)]
         if len(wall):
-            found.append((center + direction * (wall.max() - 0.004), direction, 0.01))
+            found.append((center + direction * (wall.max() - 0.004), direction, 0.01, 0.0))
     return found
 
 
 def _cost(
     place: NDArray[np.float64], direction: NDArray[np.float64], width: float, others: Points
 ) -> float:
-    """Prefer what fits, little turning, and fingers that do not meet others."""
+    """Prefer what fits, little turning, and a hand that does not meet others."""
     cost = abs(_angle(direction)) * 0.02
     if width > OPENING:
         cost += 10 * (width - OPENING) + 1
+    if not len(others):
+        return cost
     for sign in (1, -1):
-        finger = place + sign * direction * (OPENING / 2 + FINGER / 2)
-        if len(others):
-            nearest = np.linalg.norm(others[:, :2] - finger, axis=1).min()
+        finger = place[:2] + sign * direction * (OPENING / 2 + FINGER / 2)
+        low = others[others[:, 2] > place[2] - 0.01, :2]
+        if len(low):
+            nearest = np.linalg.norm(low - finger, axis=1).min()
             cost += max(0.0, FINGER - nearest) * 5
-    return cost
+    high = others[others[:, 2] > place[2] + PALM_ABOVE, :2] - place[:2]
+    along, across = np.abs(high @ direction), np.abs(high @ [-direction[1], direction[0]])
+    inside = np.minimum(PALM[0] - along, PALM[1] - across)
+    return cost + max(0.0, float(inside.max(initial=0.0))) * 5
 
 
 def _angle(direction: NDArray[np.float64]) -> float:
