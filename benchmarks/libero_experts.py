@@ -55,7 +55,8 @@ def measure(path: Path, task: str, seeds: Sequence[int], noise: float) -> None:
 
 def tabulate(found: Sequence[dict[str, Any]]) -> None:
     """Print a row for each task: successes without and with noise, and actions of a success."""
-    subjects = registry().get("environment", "libero").subjects
+    part: Any = registry().get("environment", "libero")
+    subjects = part.subjects
     noises = sorted({row["noise"] for row in found})
     print("| task | instruction |", *(f"noise {noise:g} |" for noise in noises), "actions |")
     print("|---|---|" + "---|" * (len(noises) + 1))
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.table:
         tabulate(lines(asked.out))
         return
-    suites = registry().get("environment", "libero").suites
+    part: Any = registry().get("environment", "libero")
+    suites = part.suites
     tasks = asked.tasks or [task for suite in asked.suites for task in suites[suite]]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["task"], row["seed"], row["noise"]) for row in lines(asked.out)}

@@ -65,16 +65,16 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
         "wamkit.simulate.rendering",
     ),
     "idm": ("wamkit.engine.noise_schedule",),
-    "ltx": (
-        "wamkit.acceleration.single_frame_conv",
-        "wamkit.files.hub",
-        "wamkit.files.locate",
-    ),
     "libero": (
         "wamkit.simulate.convert",
         "wamkit.simulate.environment",
         "wamkit.simulate.episodes",
         "wamkit.simulate.rendering",
+    ),
+    "ltx": (
+        "wamkit.acceleration.single_frame_conv",
+        "wamkit.files.hub",
+        "wamkit.files.locate",
     ),
     "metaworld": (
         "wamkit.simulate.environment",

@@ -9,14 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wamkit.simulate.environment import Robot
-
-CONTROL_HZ = 20
 Orientation = Literal["stored", "upright", "rotated"]
 _POSE = ("eef.x", "eef.y", "eef.z")
 _GRIPPER = ("gripper.left", "gripper.right")
@@ -51,58 +45,6 @@ class Convention:
     def state_names(self) -> tuple[str, ...]:
         """Names of the state."""
         return STATES[self.state]
-
-    def decode_action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Convert an action [7] of the checkpoint to one of the simulator."""
-        gripper = 1 - 2 * action[6:] if self.gripper == "opens" else action[6:]
-        return np.concatenate([action[:6], gripper])
-
-    def encode_action(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Convert an action [7] of the simulator to one of the checkpoint."""
-        gripper = (1 - action[6:]) / 2 if self.gripper == "opens" else action[6:]
-        return np.concatenate([action[:6], gripper])
-
-    def turn_image(self, upright: NDArray[Any]) -> NDArray[Any]:
-        """Turn an upright image [height, width, 3] as the checkpoint sees it; its own inverse."""
-        turned = {
-            "stored": upright[::-1],
-            "upright": upright,
-            "rotated": upright[:, ::-1],
-        }[self.images]
-        return np.ascontiguousarray(turned)
-
-    def read_state(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the state from the simulator's observation."""
-        place, turn = values["robot0_eef_pos"], values["robot0_eef_quat"]
-        gripper = values["robot0_gripper_qpos"]
-        parts = {
-            "pose_gripper": lambda: (place, axis_angle(turn), gripper),
-            "gripper_pose": lambda: (gripper, place, turn),
-            "gripper_joints": lambda: (gripper, values["robot0_joint_pos"]),
-        }[self.state]()
-        return np.concatenate(parts).astype(np.float32)
-
-
-def make_robot(convention: Convention, size: tuple[int, int]) -> Robot:
-    """Return the specification of the robot, with images of height and width."""
-    return Robot(
-        cameras=dict.fromkeys(convention.cameras, size),
-        state=convention.state_names,
-        actions=("x", "y", "z", "rx", "ry", "rz", "gripper"),
-        low=convention.low,
-        high=(1.0,) * 7,
-        control_hz=CONTROL_HZ,
-        kind="panda",
-    )
-
-
-def axis_angle(turn: NDArray[Any]) -> NDArray[Any]:
-    """Return axis times angle [3], the angle in [0, 2 pi], of a quaternion x, y, z, w."""
-    w = float(np.clip(turn[3], -1.0, 1.0))
-    sine = np.sqrt(1.0 - w * w)
-    if np.isclose(sine, 0.0):
-        return np.zeros(3)
-    return np.asarray(turn[:3]) * 2.0 * np.arccos(w) / sine
 
 
 _SHORT, _LONG = ("libero_spatial", "libero_object", "libero_goal"), ("libero_10", "libero_90")

@@ -22,7 +22,7 @@ from wamkit.simulate.convert import Demonstrations
 from wamkit.simulate.environment import EnvObservation
 from wamkit.simulate.episodes import Frame, Rollout
 
-from .conventions import make_robot
+from .coding import encode_action, make_robot, turn_image
 from .tasks import INSTRUCTIONS, find_task
 
 if TYPE_CHECKING:
@@ -124,13 +124,13 @@ def _read_demonstration(
         Frame(
             EnvObservation(
                 {
-                    name: convention.turn_image(one[step][::-1].astype(np.uint8))
+                    name: turn_image(convention, one[step][::-1].astype(np.uint8))
                     for name, one in zip(convention.cameras, images, strict=True)
                 },
                 state[step].astype(np.float32),
                 instruction,
             ),
-            convention.encode_action(actions[step]).astype(np.float32),
+            encode_action(convention, actions[step]).astype(np.float32),
             float(solved[step]),
             bool(solved[step]),
         )

@@ -20,7 +20,7 @@ from wamkit.simulate.rendering import (
     use_offscreen_rendering,
 )
 
-from .conventions import CONTROL_HZ, make_robot
+from .coding import CONTROL_HZ, decode_action, make_robot, read_state, turn_image
 from .expert import PickAndPlace, plan_moves
 from .tasks import NAMES
 
@@ -115,14 +115,14 @@ class LiberoEnvironment:
             with explain_rendering_errors(f"libero:{self.config.task}"):
                 self._renderer = make(self.wrapper.sim, self.config.size)
         images = {
-            name: self.convention.turn_image(self._renderer.render(camera))
+            name: turn_image(self.convention, self._renderer.render(camera))
             for name, camera in zip(self.convention.cameras, CAMERAS, strict=True)
         }
-        state = self.convention.read_state(self.values)
+        state = read_state(self.convention, self.values)
         return EnvObservation(images, state, self.config.task_instruction)
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        executed = self.convention.decode_action(np.asarray(action, np.float64))
+        executed = decode_action(self.convention, np.asarray(action, np.float64))
         self.values, reward, success, _ = self.wrapper.step(executed)
         return Step(float(reward), bool(success))
 

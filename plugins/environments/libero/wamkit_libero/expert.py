@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wamkit.simulate.environment import EnvObservation
 
+from .coding import encode_action
 from .geometry import Points, sample_surface
 from .grasps import HOLDS, Grasp, Hold, choose_grasp
 
@@ -49,7 +50,7 @@ class PickAndPlace:
         action = next(self._actions, None)
         if action is None:
             action = self._act_toward(self._hand(), OPEN)
-        return self._environment.convention.encode_action(action)
+        return encode_action(self._environment.convention, action)
 
     def _run(self, moves: list[tuple[str, str]]) -> Iterator[Vector]:
         for thing, target in moves:

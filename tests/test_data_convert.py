@@ -1,0 +1,165 @@
+"""Demonstrations in LIBERO's HDF5 layout become a data set, as the conventions have it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from wamkit_libero import Libero
+
+from wamkit.data import LeRobotFolder
+from wamkit.data.reader import ColumnStore, FrameReader
+from wamkit.errors import WamkitError
+from wamkit.simulate.convert import convert
+
+h5py = pytest.importorskip("h5py")
+pytest.importorskip("pyarrow")
+
+NAME = "pick_up_the_milk_and_place_it_in_the_basket"
+Change = Callable[[Any], None]
+
+
+def write_demonstrations(
+    file: Path, count: int = 2, steps: int = 5, size: int = 8, change: Change = lambda _: None
+) -> Path:
+    """Write a file as LIBERO has them, with random values; `change` may damage it."""
+    rng = np.random.default_rng(0)
+    with h5py.File(file, "w") as made:
+        data = made.create_group("data")
+        data.attrs["problem_info"] = json.dumps({"language_instruction": "wave"})
+        for number in range(count):
+            demo = data.create_group(f"demo_{number}")
+            gripper = np.where(np.arange(steps) < 2, -1.0, 1.0)  # open, then closed
+            demo["actions"] = np.column_stack([rng.uniform(-1, 1, (steps, 6)), gripper])
+            demo["robot_states"] = rng.normal(size=(steps, 9))
+            demo["states"] = rng.normal(size=(steps, 30))
+            demo["rewards"] = demo["dones"] = np.eye(steps, dtype=np.uint8)[-1]
+            seen = demo.create_group("obs")
+            for camera in ("agentview_rgb", "eye_in_hand_rgb"):
+                shape = (steps, size, size, 3)
+                seen[camera] = rng.integers(0, 256, shape, dtype=np.uint8)
+            for name, width in (("ee_states", 6), ("gripper_states", 2), ("joint_states", 7)):
+                seen[name] = rng.normal(size=(steps, width))
+        change(data)
+    return file
+
+
+@pytest.mark.parametrize("conventions", ["openpi", "fastwam", "cosmos_policy", "libero"])
+def test_actions_images_and_states_are_as_the_conventions_have_them(
+    conventions: Any, tmp_path: Path
+) -> None:
+    file = write_demonstrations(tmp_path / f"{NAME}_demo.hdf5", count=11)
+    config = Libero(conventions=conventions)
+    done = convert(config, [file], tmp_path / "set", "image")
+    assert (done.episodes, done.frames) == (11, 55)
+    assert done.instructions == ("pick up the milk and place it in the basket",)
+    folder = LeRobotFolder(tmp_path / "set")
+    assert folder.fps == 20 and folder.info["robot_type"] == "panda"
+    with h5py.File(file) as made:
+        last = made["data/demo_10"]  # behind demo_9, not behind demo_1
+        values = ColumnStore(
+            folder, folder.episodes, ["action", "observation.state", "next.success"]
+        )
+        actions = values.episode_values(10, "action")
+        assert np.allclose(actions[:, :6], last["actions"][:, :6])
+        opened = 1.0 if conventions == "fastwam" else -1.0
+        closed = 0.0 if conventions == "fastwam" else 1.0
+        assert actions[:, 6].tolist() == [opened] * 2 + [closed] * 3
+        camera = f"observation.images.{config.convention.cameras[0]}"
+        image = FrameReader(folder, 1e-4).read(folder.episodes[10], camera, [3])[0]
+        stored = last["obs/agentview_rgb"][3]
+        turned = {"openpi": stored[::-1, ::-1], "fastwam": stored[::-1, ::-1]}
+        turned |= {"cosmos_policy": stored[::-1], "libero": stored}
+        assert np.array_equal(image, turned[conventions])
+        state = values.episode_values(10, "observation.state")
+        parts = {"cosmos_policy": [last["robot_states"][:]]}
+        parts["libero"] = [last["obs/gripper_states"][:], last["obs/joint_states"][:]]
+        pose = [last["obs/ee_states"][:], last["obs/gripper_states"][:]]
+        assert np.allclose(state, np.concatenate(parts.get(conventions, pose), 1))
+        solved = values.episode_values(10, "next.success").ravel()
+    assert solved.tolist() == [False] * 4 + [True]
+
+
+def test_it_is_typed_and_checked(wamkit: Any, tmp_path: Path) -> None:
+    files = [
+        write_demonstrations(tmp_path / f"{NAME}_demo.hdf5"),
+        write_demonstrations(tmp_path / "own_demo.hdf5"),
+    ]
+    out = tmp_path / "set"
+    args = ("--image-format", "image", "--env-arg", "conventions=lerobot")
+    code, said, _ = wamkit("data", "convert", "libero", *files, "--out", out, *args, "--json")
+    report = json.loads(said)
+    assert code == 0 and (report["episodes"], report["frames"]) == (4, 20)
+    assert report["tasks"] == ["pick up the milk and place it in the basket", "wave"]
+    assert set(LeRobotFolder(out).cameras) == {
+        "observation.images.image",
+        "observation.images.image2",
+    }
+    code, said, _ = wamkit("data", "check", out)
+    assert (code, said) == (0, f"{out} is whole.\n")
+
+
+def _remove(key: str) -> Change:
+    return lambda data: data.__delitem__(key)
+
+
+def _shorten(data: Any) -> None:
+    short = data["demo_1/actions"][:3]
+    del data["demo_1/actions"]
+    data["demo_1/actions"] = short
+
+
+def _poison(data: Any) -> None:
+    data["demo_1/actions"][2, 3] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_remove("demo_1/obs/eye_in_hand_rgb"), "demo_1: no obs/eye_in_hand_rgb"),
+        (_remove("demo_0/obs"), "demo_0: no obs/agentview_rgb"),
+        (_shorten, r"actions are \[3, 7\], states \[5, 8\], images 5, 5"),
+        (_poison, "actions holds values that are not finite"),
+        (lambda data: [data.pop(name) for name in list(data)], "has no data/demo_0"),
+    ],
+)
+def test_a_damaged_file_leaves_no_data_set(change: Change, said: str, tmp_path: Path) -> None:
+    good = write_demonstrations(tmp_path / "good_demo.hdf5")
+    file = write_demonstrations(tmp_path / f"{NAME}_demo.hdf5", change=change)
+    with pytest.raises(WamkitError, match=said):
+        convert(Libero(), [good, file], tmp_path / "set", "image")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("libero", "none.hdf5", "--out", "OUT"), "there is no such file"),
+        (("libero", "TEXT", "--out", "OUT"), "cannot be read as HDF5"),
+        (("libero", "--out", "OUT"), "no file to convert"),
+        (("libero", "GOOD"), "no folder to write to"),
+        (("libero", "GOOD", "--out", "FULL"), "is there already"),
+        (("libero", "GOOD", "LARGE", "--out", "OUT"), "not of the same robot and image size"),
+        (("liberro", "GOOD", "--out", "OUT"), "liberro"),
+        (("pusht", "GOOD", "--out", "OUT"), "has no format of demonstrations"),
+        (("libero", "GOOD", "--out", "OUT", "--spec", "x.toml"), "--spec has no meaning"),
+    ],
+)
+def test_mistakes_are_answered(
+    wamkit: Any, words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    paths = {
+        "GOOD": write_demonstrations(tmp_path / "good_demo.hdf5", 1, 2),
+        "LARGE": write_demonstrations(tmp_path / "large_demo.hdf5", 1, 2, size=16),
+        "TEXT": tmp_path / "text",
+        "OUT": tmp_path / "set",
+        "FULL": tmp_path,
+    }
+    paths["TEXT"].write_text("hello")
+    code, _, err = wamkit("data", "convert", *[paths.get(word, word) for word in words])
+    assert code == 2 and said in " ".join(err.split())
+    assert not paths["OUT"].exists()
