@@ -128,7 +128,9 @@ class LiberoEnvironment:
 
     def expert(self, seed: int) -> PickAndPlace | None:
         task = self.wrapper.env
-        moves = plan_moves(task.parsed_problem["goal_state"], task.objects_dict)
+        problem = task.parsed_problem
+        categories = {name: one.category_name for name, one in task.objects_dict.items()}
+        moves = plan_moves(problem["goal_state"], problem["initial_state"], categories)
         return PickAndPlace(self, moves) if moves else None
 
     def close(self) -> None:

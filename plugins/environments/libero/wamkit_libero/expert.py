@@ -5,7 +5,8 @@ Letters: p place of the fingertips, all in meters in the world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,36 @@ OPEN, CLOSED = -1.0, 1.0
 ABOVE = 0.10  # meters over an object before it is taken
 CLEARANCE = 0.04  # meters between what is carried and what is below
 DOWN = np.diag([1.0, -1.0, -1.0])  # the hand points down, its fingers move along y
-ATTEMPTS = 3  # at one object
+ATTEMPTS = 4  # at one object
 
 
-def plan_moves(goal: Sequence[Sequence[str]], objects: Collection[str]) -> list[tuple[str, str]]:
-    """Return what goes where, in order, if a goal is nothing but objects in or on something."""
-    if all(len(part) == 3 and part[0] in ("in", "on") and part[1] in objects for part in goal):
-        return [(part[1], part[2]) for part in goal]
-    return []
+WITHOUT_SCRIPT = (
+    ("chefmate_8_frypan", "*"),  # is held by its handle
+    ("wine_bottle", "*_region"),  # would have to lie
+    ("ketchup", "*_cabinet_*_region"),  # is taller than the drawer
+    ("*_book", "*_shelf_*_region"),  # goes in from the front
+)
+"""Category of object and target, as patterns: what a hand that only points down does not do."""
+DRAWERS = "*_cabinet_[0-9]_*_region"
+
+
+def plan_moves(
+    goal: Sequence[Sequence[str]], beginning: Sequence[Sequence[str]], categories: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return what goes where, in order, or nothing if the script does not reach the goal.
+
+    `goal` and `beginning` are what holds then, such as (in, milk_1, basket_1_contain_region);
+    `categories` are those of the objects that can be moved.
+    """
+    for part in goal:
+        if len(part) != 3 or part[0] not in ("in", "on") or part[1] not in categories:
+            return []
+        category, target = categories[part[1]], part[2]
+        if any(fnmatch(category, one) and fnmatch(target, at) for one, at in WITHOUT_SCRIPT):
+            return []
+        if fnmatch(target, DRAWERS) and ["open", target] not in [list(one) for one in beginning]:
+            return []
+    return [(part[1], part[2]) for part in goal]
 
 
 class PickAndPlace:
@@ -54,6 +77,7 @@ class PickAndPlace:
 
     def _run(self, moves: list[tuple[str, str]]) -> Iterator[Vector]:
         for thing, target in moves:
+            self._failed: list[tuple[Vector, float]] = []
             for _ in range(ATTEMPTS):
                 yield from self._pick(thing)
                 if self._holds(thing):
@@ -66,6 +90,7 @@ class PickAndPlace:
         grasp = self._choose(thing)
         self._angle = grasp.angle
         start = self._place_of(thing)
+        self._failed.append((grasp.place - start, grasp.angle))
         self._rest = start[2]
 
         def follow(height: float) -> Callable[[], Vector]:
@@ -179,7 +204,10 @@ class PickAndPlace:
         points = self._points(thing)
         others = self._others(thing)
         base = self._task.sim.data.body_xpos[self._task.sim.model.body_name2id("robot0_base")]
-        return choose_grasp(points, others[others[:, 2] > points[:, 2].min() + 0.005], hold, base)
+        others = others[others[:, 2] > points[:, 2].min() + 0.005]
+        origin = self._place_of(thing)
+        failed = [Grasp(origin + offset, angle) for offset, angle in self._failed]
+        return choose_grasp(points, others, hold, base, failed)
 
     def _top_near(self, place: Vector) -> float:
         points = self._others()

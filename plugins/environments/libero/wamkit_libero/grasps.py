@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,11 +48,16 @@ class Grasp:
 
 
 def choose_grasp(
-    points: Points, others: Points, hold: Hold, base: NDArray[np.float64] | None = None
+    points: Points,
+    others: Points,
+    hold: Hold,
+    base: NDArray[np.float64] | None = None,
+    failed: Sequence[Grasp] = (),
 ) -> Grasp:
     """Choose where to take an object with these points, away from the points of others.
 
     `base`: place of the robot; what is far from it is reached with an arm that is not stretched.
+    `failed`: what was tried before, and is not tried again while there is something else.
     """
     top, bottom = points[:, 2].max(), points[:, 2].min()
     z = top - min(hold.depth, (top - bottom) * 0.6)
@@ -67,8 +73,18 @@ def choose_grasp(
             (cost + 2 * max(0.0, float(np.linalg.norm(place - base[:2])) - NEAR), place, direction)
             for cost, place, direction in scored
         ]
+    scored = [
+        (cost + 0.3 * sum(_is_like(one, place, direction) for one in failed), place, direction)
+        for cost, place, direction in scored
+    ]
     _, place, direction = min(scored, key=lambda one: one[0])
     return Grasp(np.array([*place, z]), _angle(direction))
+
+
+def _is_like(grasp: Grasp, place: NDArray[np.float64], direction: NDArray[np.float64]) -> bool:
+    turn = abs(_angle(direction) - grasp.angle) % np.pi
+    apart = float(np.linalg.norm(grasp.place[:2] - place))
+    return apart < 0.012 and min(turn, np.pi - turn) < 0.2
 
 
 Candidate = tuple[NDArray[np.float64], NDArray[np.float64], float, float]
