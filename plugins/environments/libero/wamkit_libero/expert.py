@@ -35,6 +35,8 @@ WITHOUT_SCRIPT = (
     ("wine_bottle", "*_region"),  # would have to lie
     ("ketchup", "*_cabinet_*_region"),  # is taller than the drawer
     ("*_book", "*_shelf_*_region"),  # goes in from the front
+    ("*_book", "desk_caddy_*_front_contain_region"),  # is wider than the compartment
+    ("*_book", "desk_caddy_*_right_contain_region"),
 )
 """Category of object and target, as patterns: what a hand that only points down does not do."""
 DRAWERS = "*_cabinet_[0-9]_*_region"
