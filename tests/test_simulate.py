@@ -139,6 +139,25 @@ def test_the_rail_keeps_the_contract() -> None:
     expect_environment(Rail())
 
 
+def test_an_expert_that_reads_no_images_is_shown_none_unless_they_are_kept() -> None:
+    host = EnvWorker(Rail())
+    rail = host.environment
+
+    class Knowing:
+        reads_images = False
+
+        def act(self, seen: EnvObservation) -> NDArray[Any]:
+            assert seen is not None
+            return np.array([rail.goal - rail.x])
+
+    rail.expert = lambda seed: Knowing()
+    blind = host.play(3, "expert", 0.0, 0, False)
+    assert blind.success and blind.steps > 2 and rail.seen == 1
+    kept = host.play(3, "expert", 0.0, 0, True)
+    assert kept.steps == blind.steps and len(kept.frames) == kept.steps
+    assert rail.seen == 1 + kept.steps + 1
+
+
 def test_an_expert_succeeds_and_chance_does_not() -> None:
     with here() as workers:
         good = summary(list(play(workers, range(5), "expert")))
