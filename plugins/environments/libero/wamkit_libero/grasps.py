@@ -25,13 +25,11 @@ class Hold:
 
     by: Literal["body", "rim"] = "body"
     depth: float = 0.025  # meters of the fingertips below the top of the object
-    height: float | None = None  # meters above its lowest point instead, for tall objects
 
 
 HOLDS = {
     "akita_black_bowl": Hold("rim", 0.015),
     "white_bowl": Hold("rim", 0.015),
-    "plate": Hold("rim", 0.008),
     "red_coffee_mug": Hold("rim", 0.025),
     "porcelain_mug": Hold("rim", 0.025),
     "white_yellow_mug": Hold("rim", 0.025),
@@ -61,9 +59,10 @@ def choose_grasp(
     """
     top, bottom = points[:, 2].max(), points[:, 2].min()
     z = top - min(hold.depth, (top - bottom) * 0.6)
-    if hold.height is not None:
-        z = bottom + hold.height
-    candidates = (_rim if hold.by == "rim" else _body)(points, z)
+    near = points[np.abs(points[:, 2] - z) < 0.012]
+    if len(near) < 3:
+        near = points
+    candidates = (_rim if hold.by == "rim" else _body)(near[:, :2], points[:, :2])
     scored = [
         (_cost(np.array([*place, z]), direction, width, others) + aside, place, direction)
         for place, direction, width, aside in candidates
@@ -96,11 +95,8 @@ def _directions() -> NDArray[np.float64]:
     return np.stack([-np.sin(turned), np.cos(turned)], -1)  # the first is y
 
 
-def _body(points: Points, z: float) -> list[Candidate]:
+def _body(band: NDArray[np.float64], whole: NDArray[np.float64]) -> list[Candidate]:
     """Between the fingers: center, direction and width of the object at this height."""
-    band = points[np.abs(points[:, 2] - z) < 0.012, :2]
-    if len(band) < 3:
-        band = points[:, :2]
     found = []
     for direction in _box_directions(band):
         along = band @ direction
@@ -126,10 +122,9 @@ def _box_directions(band: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([along[best], across[best]])
 
 
-def _rim(points: Points, z: float) -> list[Candidate]:
+def _rim(band: NDArray[np.float64], whole: NDArray[np.float64]) -> list[Candidate]:
     """One finger inside: the wall of the object in each direction from its center."""
-    band = points[np.abs(points[:, 2] - z) < 0.012, :2]
-    center = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
+    center = (whole.max(0) + whole.min(0)) / 2
     found = []
     for direction in _directions():
         offset = band - center
