@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .config.registry import registry
     from .config.trust import trusting_paths
     from .interfaces.streams import denoise
+    from .policy.action_prefix import ActionPrefix
     from .policy.build import build, load_part
     from .policy.observation import ActionChunk, Batch, Observation
     from .policy.policy import Policy
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActionChunk",
+    "ActionPrefix",
     "Batch",
     "Observation",
     "Policy",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOMES = {
     "ActionChunk": "policy.observation",
+    "ActionPrefix": "policy.action_prefix",
     "Batch": "policy.observation",
     "Observation": "policy.observation",
     "Policy": "policy.policy",
