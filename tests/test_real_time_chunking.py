@@ -193,11 +193,11 @@ def test_a_chunk_begins_with_the_actions_of_the_delay() -> None:
     policy, seen = policy_of(spec), observation(spec)
     plain, values = (policy.act(seen, seed=seed).values for seed in (0, 1))
     for mode in ("trained", "guided", "freeze"):
-        given = ActionPrefix(values[:, 1:], 3, mode)  # type: ignore[arg-type]
+        given = ActionPrefix(values[:, 1:], 3, mode)
         chunk = policy.act(seen, prefix=given, seed=0).values
         assert torch.equal(chunk[:, :3], values[:, 1:4])
         other_values(chunk[:, 3:], plain[:, 3:], 1e-4)
-        none = ActionPrefix(values[:, :0], mode=mode)  # type: ignore[arg-type]
+        none = ActionPrefix(values[:, :0], mode=mode)
         assert torch.equal(policy.act(seen, prefix=none, seed=0).values, plain)
         late = replace(given, delay=0)  # nothing is executed yet
         if mode != "guided":
@@ -235,7 +235,7 @@ def test_a_prefix_goes_with_classifier_free_guidance_and_samples_stay_apart() ->
     policy, seen = policy_of(spec), observation(spec)
     values = policy.act(seen, seed=[0, 1]).values
     for mode in ("trained", "guided"):
-        given = ActionPrefix(values / 2, 2, mode)  # type: ignore[arg-type]
+        given = ActionPrefix(values / 2, 2, mode)
         both = policy.act(seen, prefix=given, seed=[0, 1]).values
         alone = take_sample(seen, 1)
         one = policy.act(alone, prefix=replace(given, values=values[1:] / 2), seed=[1]).values
@@ -247,7 +247,7 @@ def test_another_delay_neither_compiles_nor_captures_anew() -> None:
     policy, seen = policy_of(spec), observation(spec)
     values = policy.act(seen, seed=1).values
     eager = [
-        policy.act(seen, prefix=ActionPrefix(values, d, mode), seed=0).values  # type: ignore[arg-type]
+        policy.act(seen, prefix=ActionPrefix(values, d, mode), seed=0).values
         for d in (1, 3)
         for mode in ("trained", "guided")
     ]
@@ -255,7 +255,7 @@ def test_another_delay_neither_compiles_nor_captures_anew() -> None:
     counts, found, marks = [], [], set()
     for d in (1, 3):
         for mode in ("trained", "guided"):
-            given = ActionPrefix(values, d, mode)  # type: ignore[arg-type]
+            given = ActionPrefix(values, d, mode)
             found.append(policy.act(seen, prefix=given, seed=0).values)
             inputs = add_prefix(
                 policy, inference_inputs(policy, seen, with_future=False), given, seen
@@ -329,7 +329,7 @@ def test_a_prefix_that_does_not_fit_is_refused() -> None:
     with pytest.raises(WamkitError, match="a delay of 4 steps"):
         ActionPrefix(torch.zeros(2, 3), 4)
     with pytest.raises(WamkitError, match="no mode") as refused:
-        ActionPrefix(torch.zeros(2, 3), mode="guide")  # type: ignore[arg-type]
+        ActionPrefix(torch.zeros(2, 3), mode="guide")
     assert "guided" in str(refused.value.hint)
 
 

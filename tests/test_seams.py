@@ -40,6 +40,8 @@ def test_what_is_executed_of_overlapping_chunks() -> None:
     assert actions[:, 0].tolist() == [0, 1, 2, 3, 11, 12, 13, 21, 22, 23]
     assert starts == [4, 7]
     assert executed_run(chunks[:1], 6)[1] == []
+    with pytest.raises(ValueError, match="leave 1 of a chunk of 6"):
+        executed_run(chunks, 5, 2)
 
 
 def test_places_that_are_no_seams_are_refused() -> None:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import e, exp
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from .parts import Conflict
 
 if TYPE_CHECKING:
     from .spec import PolicySpec
 
-Mode = Literal["trained", "guided", "freeze"]
-MODES: tuple[str, ...] = get_args(Mode)
-Schedule = Literal["exponential", "linear", "ones", "zeros"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
-Jacobian = Literal["identity", "exact"]
-JACOBIANS: tuple[str, ...] = get_args(Jacobian)
+MODES = ("trained", "guided", "freeze")
+"""What holds a chunk to its prefix: clean tokens, a correction of the velocity, or nothing but
+overwriting it while sampling."""
+SCHEDULES = ("exponential", "linear", "ones", "zeros")
+"""How the hold of a guided prefix fades over the actions behind the delay."""
+JACOBIANS = ("identity", "exact")
+"""Of a correction: none, or the vector-Jacobian product through the network."""
 
 MAX_GUIDANCE = 5.0
 """The published beta (arXiv 2506.07339)."""

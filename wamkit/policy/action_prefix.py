@@ -20,9 +20,6 @@ from ..config.prefix import (
     JACOBIANS,
     MODES,
     SCHEDULES,
-    Jacobian,
-    Mode,
-    Schedule,
     act_refusal,
     max_guidance,
     soft_mask,
@@ -61,10 +58,10 @@ class ActionPrefix:
 
     values: Any
     delay: int | None = None
-    mode: Mode = "guided"
-    schedule: Schedule = "exponential"
+    mode: str = "guided"
+    schedule: str = "exponential"
     max_guidance: float | None = None
-    jacobian: Jacobian = "identity"
+    jacobian: str = "identity"
     relative_to: Any = None
 
     def __post_init__(self) -> None:

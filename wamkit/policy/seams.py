@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config.prefix import timing_fault
+
 Array = NDArray[np.floating[Any]]
 
 
@@ -80,8 +82,11 @@ def executed_run(chunks: list[Array], executed: int, delay: int = 0) -> tuple[Ar
     """What a robot makes of chunks that follow each other, and where each new one begins.
 
     Every chunk [H, A] is asked for after `executed` actions of the one before, and comes `delay`
-    actions later: these are still the old chunk's, though the new one holds them too.
+    actions later: these are still the old chunk's, though the new one holds them too. Raises
+    ValueError unless delay <= executed <= H - delay.
     """
+    if (wrong := timing_fault(delay, executed, min(map(len, chunks)))) is not None:
+        raise ValueError(wrong)
     parts: list[Array] = [chunks[0][: executed + delay]]
     starts = []
     for chunk in chunks[1:]:

@@ -48,7 +48,7 @@ def prefix_modes(policy: Policy) -> tuple[str, ...]:
     """Modes in which a policy begins a chunk with given actions; none if it does not."""
     if find_spec("wamkit.config.prefix") is None:
         return ()
-    from ..config.prefix import MODES, act_refusal  # type: ignore[import-untyped]
+    from ..config.prefix import MODES, act_refusal
 
     return tuple(mode for mode in MODES if act_refusal(policy.spec, mode, 1) is None)
 
@@ -98,7 +98,7 @@ def act_with_prefix(
     """Call `act` of a policy or session, with the prefix if there is one."""
     if prefix is None:
         return act(seen, *more, **options)
-    from ..policy.action_prefix import ActionPrefix  # type: ignore[import-untyped]
+    from ..policy.action_prefix import ActionPrefix
 
     given: Any = ActionPrefix(prefix.values, prefix.delay, mode=prefix.mode)
     return act(seen, *more, prefix=given, **options)

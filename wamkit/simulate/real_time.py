@@ -139,10 +139,10 @@ class RealTimeRunner(PolicyRunner):
         """Chunks [B, N, A] after given prefixes [B, n, A]."""
         options = dict(self.act_options)
         if rests is not None:
-            from ..policy.action_prefix import ActionPrefix  # type: ignore[import-untyped]
+            from ..policy.action_prefix import ActionPrefix
 
-            options["prefix"] = ActionPrefix(rests, delay, mode=self.prefix)
-        values: Actions = self.policy.act(seen, seed=seeds, **options).values.numpy()
+            options["prefix"] = ActionPrefix(rests, delay, mode=str(self.prefix))
+        values: Any = self.policy.act(seen, seed=seeds, **options).values.numpy()
         return values
 
     def _execute(self, one: RunningEpisode, chunk: Actions) -> Actions:

@@ -53,8 +53,8 @@ def continues_a_chunk(spec: PolicySpec, tmp: Path) -> None:
     plain = policy.act(seen, seed=0).values
     values = 0.5 * policy.act(seen, seed=1).values
     for mode in MODES:
-        empty = ActionPrefix(values[:, :0], mode=mode)  # type: ignore[arg-type]
-        prefix = ActionPrefix(values[:, : DELAY + 2], DELAY, mode)  # type: ignore[arg-type]
+        empty = ActionPrefix(values[:, :0], mode=mode)
+        prefix = ActionPrefix(values[:, : DELAY + 2], DELAY, mode)
         if (refusal := mode_refusal(spec, mode)) is not None:
             try:
                 policy.act(seen, prefix=prefix, seed=0)
