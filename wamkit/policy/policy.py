@@ -295,10 +295,7 @@ class Policy(DeviceModule):
         seed: Seed = None,
         **act_options: Any,
     ) -> ActionChunk:
-        """Sample the next actions, in physical units.
-
-        With a `prefix` the chunk continues the one before (real-time chunking): it begins with the
-        actions that are executed meanwhile.
+        """Sample the next actions, in physical units; they continue a `prefix` if there is one.
 
         The same seed gives the same chunk; with a seed for each sample, each gets the chunk it
         would get alone. `act_options` are keyword arguments that `paradigm.act_options` names.
