@@ -329,6 +329,34 @@ def test_a_prefix_that_does_not_fit_is_refused() -> None:
     assert "guided" in str(refused.value.hint)
 
 
+def test_values_that_are_predicted_with_the_action_are_free() -> None:
+    """The robot never gets them, so a prefix does not hold them; a clean token would need them."""
+    groups = 'actions.groups=[{name="arm", size=2}, {name="felt", size=2, kind="state", state=1}]'
+    spec = spec_for("state.size=3", groups)
+    policy, seen = policy_of(spec), observation(spec)
+    values = policy.act(seen, seed=1).values
+    assert values.shape[2] == 2
+    chunk = policy.act(seen, prefix=ActionPrefix(values, 3), seed=0).values
+    assert torch.equal(chunk[:, :3], values[:, :3])
+    inputs = inference_inputs(policy, seen, with_future=False)
+    held = add_prefix(policy, inputs, ActionPrefix(values, 3), seen).prefix
+    assert held is not None
+    assert held.weight[..., :2].bool().all() and not held.weight[..., 2:].any()
+    with pytest.raises(WamkitError, match="predicts 4 with each action"):
+        policy.act(seen, prefix=ActionPrefix(values[:, :2], mode="trained"))
+
+
+def test_the_exact_jacobian_needs_gradients() -> None:
+    spec = spec_for()
+    policy, seen = Policy.from_spec(spec), observation(spec)
+    given = ActionPrefix(torch.zeros(2, 2, spec.actions.size), jacobian="exact")
+    with torch.inference_mode(), pytest.raises(WamkitError, match="inference mode records none"):
+        policy.act(seen, prefix=given, seed=0)
+    policy.mode = "graph"
+    with pytest.raises(WamkitError, match="a CUDA graph of acting"):
+        policy.act(seen, prefix=given, seed=0)
+
+
 def test_the_check_says_what_cannot_learn_a_prefix() -> None:
     half = spec_for().actions.chunk_size // 2
     too_long = spec_for(delay=half)
