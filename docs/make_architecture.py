@@ -22,6 +22,7 @@ CONTENT = {
     "cli": "the command line",
     "testing": "contract tests for plugins",
     "train": "training runs",
+    "evaluate": "imagined futures, measured",
     "simulate": "environments, evaluation",
     "bench": "benchmarks",
     "data": "LeRobot data sets",

@@ -75,8 +75,13 @@ COMMANDS: dict[str, list[str]] = {
         "check {home}/faulty",
     ],
     "collect": ["metaworld:reach-v3 --episodes 1 --out {home}/episodes --size 16 --processes 1"],
+    "probe": [
+        "{home}/probed --env pusht --env-arg max_steps=8 --env-arg size=32 --env-arg candidates=2 "
+        "--episodes 1 --states 1 --processes 0"
+    ],
     "eval": [
-        "random --env pusht --episodes 1 --processes 0 --env-arg max_steps=4 --env-arg size=32"
+        "{home}/saved --data {home}/data --episodes 1",
+        "random --env pusht --episodes 1 --processes 0 --env-arg max_steps=4 --env-arg size=32",
     ],
     "demo": ["--out {home}/demo"],
     "weights": [
@@ -88,7 +93,7 @@ COMMANDS: dict[str, list[str]] = {
     "prune": ["{home}/spec.toml --layers 1 --num-heads 1 --out {home}/student"],
     "doctor": [""],
 }
-NEEDS = {"collect": "metaworld", "eval": "gym_pusht"}
+NEEDS = {"collect": "metaworld", "eval": "gym_pusht", "probe": "gym_pusht"}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "data", folder / "faulty")
     next((folder / "faulty" / "data").rglob("*.parquet")).unlink()
     wamkit.build(folder / "spec.toml").save(folder / "saved")
+    if find_spec("gym_pusht") is not None:
+        raw = read(SMALL, ["paradigm.name=conditional", "state.size=2", "actions.control_hz=10"])
+        raw["actions"]["groups"] = [{"name": "disk", "size": 2}]
+        wamkit.build(raw).save(folder / "probed")
     (folder / "demo").mkdir()
     released.fastwam(folder / "fastwam")
     released.exportable(folder / "lerobot")

@@ -29,6 +29,7 @@ ROOMS = (
     "data",
     "runtime",
     "simulate",
+    "evaluate",
     "serve",
     "bench",
     "train",

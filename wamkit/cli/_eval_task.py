@@ -14,6 +14,7 @@ from ..files.durable import recover, replacing_folder
 from ..files.paths import expand_home
 from ._env_options import progress
 from ._eval_policy import BASELINES, PolicyOptions, load_runner
+from ._imagined import draw_imagined, open_quality
 from ._output import emit, note, say, show_table, table, versioned
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
         if not baseline:
             runner = load_runner(acting, robot, imagine=record is not None)
             every = runner.policy.spec.video.frame_stride
+        quality = open_quality(runner)
         made: Writer | None = None
         if dataset is not None:
             from ..simulate.record import open_dataset
@@ -77,6 +79,8 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
                 write_video(
                     rollout, films / f"{rollout.seed}_{word}.{film}", robot.control_hz, every
                 )
+            if quality is not None:
+                quality.add(rollout)
             if made is not None:
                 _add(made, rollout)
             rollouts.append(_light(rollout))
@@ -101,12 +105,16 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
                 "control_rate": runner.execute_steps / spent,
                 "normalized": runner.policy.actions.statistics is None,
             }
+        if quality is not None:
+            found["imagined"] = quality.quality.summary()
         if films is not None:
             (films / "eval.json").write_text(strict_json.dumps(versioned(found), indent=2) + "\n")
     if json:
         emit(found)
         return
     draw(found)
+    if found.get("imagined"):
+        draw_imagined(found["imagined"])
     if found.get("normalized"):
         note("the policy has no statistics: its actions are in normalized units")
     for folder in (record, dataset):

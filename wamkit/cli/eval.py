@@ -14,7 +14,8 @@ from ._env_options import EnvOption, EnvSettings, Processes, SuiteOption
 from ._eval_policy import PolicyOptions
 from ._eval_suite import SuiteOptions, merge_shards, run_suite
 from ._eval_task import TaskOptions, evaluate_task
-from ._options import Device, Json, Overrides
+from ._imagined import RecordedOptions, evaluate_data
+from ._options import Column, Device, Json, Overrides
 
 PRINTS_TABLES = True
 EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3 --record films"
@@ -36,6 +37,14 @@ def command(
         typer.Option(
             metavar="TASK,...",
             help="Of a suite: names, numbers from 0, or ranges such as 2-5; may be repeated.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="In place of a simulator: recorded episodes, a LeRobot data set. Those that the "
+            "run of the policy held out, if it is the data set of the run.",
         ),
     ] = None,
     episodes: Annotated[
@@ -108,6 +117,7 @@ def command(
     dataset: Annotated[
         Path | None, typer.Option(help="Also write the episodes as a LeRobot data set.")
     ] = None,
+    column: Column = None,
     overrides: Overrides = None,
     device: Device = "cpu",
     json: Json = False,
@@ -115,7 +125,8 @@ def command(
     """Run episodes with a policy and report its success rate.
 
     In one environment (--env), or in all tasks of a benchmark (--suite), whose episodes are kept
-    one by one: the same command goes on where it was interrupted.
+    one by one: the same command goes on where it was interrupted. With --data nothing is played:
+    imagined frames and actions are compared with recorded ones.
 
     The interval is Wilson's, of 95 %. The same seeds give the same result.
     """
@@ -128,13 +139,21 @@ def command(
         raise WamkitError(
             "no policy", "name a saved policy, a baseline (random or expert), or ws://HOST:PORT"
         )
-    if (env is None) == (suite is None):
+    if (count := sum(given is not None for given in (env, suite, data))) != 1:
         raise WamkitError(
-            "--env and --suite together" if env else "neither --env nor --suite",
-            "choose one: --env metaworld:reach-v3, or --suite mt10",
+            f"{'several' if count else 'none'} of --env, --suite and --data",
+            "choose one: --env metaworld:reach-v3, --suite mt10, or --data DIR",
         )
     expect_seed(seed, "--seed", room=episodes or 50)
     acting = PolicyOptions(policy, execute_steps, choice or [], view or [], overrides or [], device)
+    if data is not None:
+        if record is not None or dataset is not None or env_settings:
+            raise WamkitError("--record, --dataset and --env-arg are of --env", "leave them out")
+        recorded = RecordedOptions(data, episodes or 20, seed, column or [])
+        evaluate_data(recorded, acting, json=json)
+        return
+    if column:
+        raise WamkitError("--key-map is of --data", "with --env: --camera-map VIEW=CAMERA")
     if suite is not None:
         if record is not None or dataset is not None:
             raise WamkitError(

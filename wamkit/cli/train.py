@@ -12,6 +12,7 @@ import typer
 from ..config import runs
 from ._completion import complete_folder
 from ._folding import unbroken
+from ._imagined import describe_means
 from ._options import (
     Column,
     Device,
@@ -171,6 +172,8 @@ def _summary(done: Summary, out: Path, json: bool) -> None:
         f"{done.samples_per_second:.1f} samples/s, {done.tokens_per_second:,.0f} tokens/s, "
         f"{done.waiting:.0%} of the time waiting for data{reached}"
     )
+    if done.imagined is not None:
+        say(f"imagined held-out frames: {describe_means(done.imagined)}")
     drawn = out / "loss.svg"
     losses = drawn if drawn.exists() else out / runs.LOG
     say(f"the policy: {unbroken(done.checkpoint / 'policy')}; losses: {unbroken(losses)}")

@@ -17,6 +17,7 @@ EXTRAS = {
     "serve": ("websockets", "msgpack"),
     "metrics": ("prometheus_client",),
     "plots": ("matplotlib", "jinja2"),
+    "quality": ("piqa", "wamprobe"),
     "wizard": ("questionary",),
     "notebooks": ("wamkit", "jupytext", "nbclient", "ipykernel"),
 }

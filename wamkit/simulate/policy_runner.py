@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config.seeds import fold_seed
+from ..config.spec import PolicySpec
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
@@ -121,14 +122,20 @@ class PolicyRunner:
 
     def _to_observation(self, looks: Sequence[Sequence[EnvObservation]]) -> Observation:
         """The looks of B episodes, T each, as one observation."""
-        images = {
-            view: torch.stack([_clip(row, camera) for row in looks])
-            for view, camera in self.views.items()
-        }
-        state = None
-        if self.policy.spec.state.size:
-            state = torch.from_numpy(np.stack([row[-1].state for row in looks]))
-        return Observation(images, [row[-1].instruction for row in looks], state)
+        return to_observation(self.policy.spec, self.views, looks)
+
+
+def to_observation(
+    spec: PolicySpec, views: Mapping[str, str], looks: Sequence[Sequence[EnvObservation]]
+) -> Observation:
+    """The looks of B episodes, T each, oldest first; `views`: policy view -> camera."""
+    images = {
+        view: torch.stack([_clip(row, camera) for row in looks]) for view, camera in views.items()
+    }
+    state = None
+    if spec.state.size:
+        state = torch.from_numpy(np.stack([row[-1].state for row in looks]))
+    return Observation(images, [row[-1].instruction for row in looks], state)
 
 
 def _clip(looks: Sequence[EnvObservation], camera: str) -> Tensor:

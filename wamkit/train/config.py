@@ -28,6 +28,7 @@ FREE = {
     "validate_every",
     "validation_batches",
     "imagine_every",
+    "validate_imagined_every",
     "loggers",
     "peak_flops",
     "measure_peak",
@@ -160,6 +161,9 @@ class TrainConfig(Section):
     """Batches of held-out samples, always the same ones with the same noise."""
     imagine_every: int = Field(0, ge=0)
     """Steps from one image of an imagined future to the next; 0 for none."""
+    validate_imagined_every: int = Field(0, ge=0)
+    """Steps from one measurement of imagined held-out frames to the next (PSNR, SSIM, HaarPSI, also
+    of the last observed frame repeated); 0 for none. Needs `wamkit[quality]`."""
     save_every: int = Field(500, gt=0)
     """Steps from one checkpoint to the next; there is always one at the end."""
     max_checkpoints: int = Field(3, gt=0)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import WamkitError
 from ..policy.observation import Batch, Imagined, Observation
-from ..policy.policy import DTYPES, Policy
+from ..policy.policy import DTYPES, Policy, Seed
 from ..policy.run_mode import compiler
 from .config import TrainConfig
 from .processes import Processes
@@ -33,7 +33,7 @@ class LossModule(nn.Module):
             losses = self.policy.loss(batch, seed=seed, compute=self._compute)
         return {"total": losses.total, **losses.parts}
 
-    def imagine(self, observation: Observation, seed: int) -> Imagined:
+    def imagine(self, observation: Observation, seed: Seed) -> Imagined:
         """The future that the policy imagines."""
         with self._gather_weights():
             return self.policy.imagine(observation, seed=seed)

@@ -20,3 +20,5 @@ class Summary:
     checkpoint: Path
     best: Path | None  # of all that were validated, also before; None if none was
     interrupted: bool
+    imagined: dict[str, dict[str, float]] | None = None
+    """"policy" and "copy" -> metric of imagined held-out frames, the last measured."""

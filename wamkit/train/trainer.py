@@ -29,12 +29,13 @@ from .batches import BatchIterator, explain_worker_errors, seed_of, shard
 from .checkpoints import RunFolder
 from .config import TrainConfig
 from .distributed import DistributedPolicy, LossModule, expect_compiler
+from .imagined import ImaginedFrames
 from .nonfinite import describe_tensors, not_finite
 from .processes import Processes, join_processes
 from .signals import catch_signals
 from .summary import Summary as Summary
 from .throughput import Throughput
-from .validation import Validator, write_imagined
+from .validation import Validator
 
 OnStep = Callable[[int, Mapping[str, Any]], None]
 Note = Callable[[str], None]
@@ -125,11 +126,11 @@ class Trainer:
         )
         self.samples, self.batches = samples, BatchIterator(loader)
         self.validator: Validator | None = None
-        self.held_out = samples
+        held_out = samples
         if hold:
-            self.held_out = Samples(recording, policy.spec, episodes=hold, **chosen)
+            held_out = Samples(recording, policy.spec, episodes=hold, **chosen)
             if config.validate_every:
-                self.validator = Validator(self.held_out, config, processes, data.workers)
+                self.validator = Validator(held_out, config, processes, data.workers)
         optim.set_trainable(policy, config.parts)
         self.adapters = optim.add_adapters(policy, config)
         policy.to(processes.device)
@@ -137,6 +138,7 @@ class Trainer:
             expect_compiler(processes.device)
             compile_blocks(policy)
         self.distributed = DistributedPolicy(LossModule(policy, config), config, processes)
+        self.imagined = ImaginedFrames(self.distributed, held_out, config, held_out=bool(hold))
         self.trainable_weights = self.distributed.trainable_weights()
         self.optimizer = optim.optimizer(policy, config)
         self.ema: optim.EMA | None = None
@@ -236,6 +238,7 @@ class Trainer:
             self._checkpoint(self.step),
             None if self.best_step is None else self._checkpoint(self.best_step),
             interrupted,
+            self.imagined.means,
         )
 
     def _update(self) -> dict[str, Any]:
@@ -352,13 +355,11 @@ class Trainer:
 
     def _watch(self, saves: bool) -> bool:
         """Validate and draw where that is due. True if no checkpoint was better before."""
-        config, better = self.config, False
-        draws = config.imagine_every and self.step % config.imagine_every == 0
-        validates = self.validator is not None and (saves or self.step % config.validate_every == 0)
-        if not (draws or validates):
+        better, every = False, self.config.validate_every
+        validates = self.validator is not None and (saves or self.step % every == 0)
+        if not (validates or self.imagined.due(self.step)):
             return False
         self._expect_finite()
-        policy = self.policy
         with self.ema.averaged_weights() if self.ema is not None else nullcontext():
             if validates and self.validator is not None:
                 metrics = self.validator.loss(self.distributed)
@@ -371,11 +372,7 @@ class Trainer:
                 self._write({"validation": metrics})
                 better = saves and metrics["loss"] < self.best
                 self.best = metrics["loss"] if better else self.best
-            if draws and policy.spec.latent_frames[1]:
-                file = self.folder.place / "imagined" / f"step-{self.step:06d}.png"
-                write_imagined(self.distributed, self.held_out, file, self.processes)
-                if self.log is not None:
-                    self.log.image(self.step, "imagined", file)
+            self.imagined.watch(self.step, self.folder.place, self.log, self._write)
         return better
 
     def _tensors(self) -> dict[str, Tensor]:
