@@ -47,6 +47,48 @@ def backbones_with_views() -> str:
     return ""
 
 
+def unseen_actions(paradigm: ParadigmConfig, spec: PolicySpec) -> Conflict | None:
+    """The conflict of given actions with a paradigm whose target frames never see a clean one."""
+    if paradigm.chunks_per_sample > 1:
+        return Conflict(
+            between=("paradigm",),
+            why=f"{paradigm.name} imagines chunk after chunk of an episode, each from the actions "
+            "that were executed before it",
+            hint=f"train with a paradigm of one chunk{_paradigms_with_action()}",
+        )
+    if not target_sees_action(paradigm):
+        return Conflict(
+            between=("paradigm",),
+            why=f"the frames that {paradigm.name} imagines do not attend to the action, so that "
+            "they are the same for any",
+            hint=f"train with a paradigm whose frames do{_paradigms_with_action()}",
+        )
+    for part in ("video", "action"):
+        if getattr(spec.schedules, part).shared_sigma:
+            return Conflict(
+                between=("paradigm", f"schedules.{part}.shared_sigma"),
+                why=f"{paradigm.name} was trained with one noise level for video and action, so "
+                "that imagined frames never saw a clean action",
+                hint=f"train with schedules.{part}.shared_sigma = false",
+            )
+    return None
+
+
+def target_sees_action(paradigm: ParadigmConfig) -> bool:
+    """True if target frames attend to the action of their chunk."""
+    return "action" in paradigm.sees.get("target", ())
+
+
+def _paradigms_with_action() -> str:
+    """What to set for an installed paradigm whose target frames attend to the action."""
+    from .registry import registry
+
+    classes: list[Any] = list(registry().parts["paradigm"].values())
+    ready = [c for c in classes if not any(f.is_required() for f in c.model_fields.values())]
+    names = [f'"{made.name}"' for made in (c() for c in ready) if target_sees_action(made)]
+    return f": set paradigm.name = {' or '.join(names)}" if names else ""
+
+
 def hidden_tokens(paradigm: ParadigmConfig, spec: PolicySpec) -> Iterator[Conflict]:
     """Yield a conflict if a paradigm lets others attend to actions of a head without tokens."""
     numbers = {"action", "next_state", "value"}

@@ -368,6 +368,16 @@ class ParadigmConfig(SampleShape, Part):
         """Stages of one call of `act`, in order."""
         raise NotImplementedError(f"{type(self).__name__} must state its program")
 
+    def conflict_with_given_actions(self, spec: PolicySpec) -> Conflict | None:
+        """Why the future of given actions cannot be imagined; None if it can.
+
+        It can if target frames attend to the action, and if training shows them a clean action at
+        times: by a noise level of its own, or however the paradigm has it.
+        """
+        from .alternatives import unseen_actions
+
+        return unseen_actions(self, spec)
+
     def build(self) -> Any:
         """Return a `wamkit.interfaces.Paradigm`."""
         raise NotImplementedError(f"{type(self).__name__} must build a paradigm")

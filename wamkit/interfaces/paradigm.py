@@ -90,6 +90,27 @@ class Paradigm(ABC):
         done = denoise(model, rest, {"video": init_sampler("video", inputs, schedules, rng)}, cache)
         return clip.put(done.take("video"), *clip.targets).at(0.0, *clip.targets)
 
+    def predict_future(
+        self,
+        model: Model,
+        inputs: ModelInputs,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None = None,
+    ) -> ModelInputs:
+        """The inputs with target frames as they follow from their action, which is clean.
+
+        Next state and value are among them if they were predicted too, at level 0. `cache` is the
+        prefill of the observation, and the inputs then what is left. Called only where
+        `ParadigmConfig.conflict_with_given_actions` finds none.
+        """
+        inputs = inputs.without("next_state", "value").put("action", inputs.take("action"), 0.0)
+        video, rest = init_sampler("video", inputs, schedules, rng), inputs
+        if cache is None:
+            cache, rest = prefill(model, inputs, self.sees)
+        denoise(model, rest, {"video": video}, cache)
+        return inputs.put("video", video.x, 0.0)
+
 
 def prefill(
     model: Model, inputs: ModelInputs, sees: LayerVisibility, roles: Collection[str] = CLEAN

@@ -124,6 +124,8 @@ class Imagined:
     canvas: Tensor  # [B, 3, frames, height, width] in [-1, 1], the observed images included
     observed: int  # how many of the images were observed
     views: Mapping[str, Tensor] = field(default_factory=dict)  # camera -> [B, 3, frames, h, w]
+    value: Tensor | None = None  # [B] in [-1, 1] of given actions, if the paradigm predicts it
+    next_state: Tensor | None = None  # [B, P] physical units, after given actions, likewise
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from ..errors import WamkitError, did_you_mean
 from ..interfaces import VAE, ActionHead, Backbone, Model, Paradigm, TextEncoder
 from ..interfaces.conditioner import Conditioner
 from ..interfaces.types import ModelInputs, ModelOutput, ParadigmOutput, Text
-from . import losses, preprocessing
+from . import imagining, losses, preprocessing
 from .action_prefix import ActionPrefix, add_prefix, keep_prefix
 from .actions import ActionSpace, StateSpace, Statistics
 from .adapters import AdaptedBackbone, LatentAdapter
-from .blame import expect_chunk, expect_imagined
+from .blame import expect_chunk
 from .cameras import CameraLayout
 from .devices import DeviceModule, expect_device
 from .guidance import with_cfg
@@ -375,26 +375,19 @@ class Policy(DeviceModule):
         return chunk
 
     @torch.no_grad()
-    def imagine(self, observation: Observation, *, seed: Seed = None) -> Imagined:
+    def imagine(
+        self, observation: Observation, *, actions: Any = None, seed: Seed = None
+    ) -> Imagined:
         """Predict future images, observed ones first.
 
-        Raises WamkitError on NaN, and if it imagines nothing: no frame beyond video.num_observed.
+        With `actions` [B, N, A], a chunk in physical units for each sample, the future that
+        follows from them, with next state and value where the paradigm predicts these. Raises
+        WamkitError on NaN, if it imagines nothing (no frame beyond video.num_observed), and for
+        actions that the imagined frames of this policy do not depend on.
         """
-        if self.spec.latent_frames[1] == 0:
-            raise WamkitError(
-                "this policy imagines nothing: video.num_frames equals video.num_observed",
-                "set video.num_frames above video.num_observed",
-            )
-        inputs = preprocessing.inference_inputs(self, observation)
-        model = self.model_with_cfg(inputs)
-        clip = self.paradigm.imagine(model, inputs, self.schedules, generator(seed))
-        images = preprocessing.decode_video(self, clip, observation)
-        expect_imagined(self, images, observation)
-        return Imagined(
-            self.cameras.merge_views(images),
-            self.spec.video.num_observed,
-            self.cameras.split(images),
-        )
+        if actions is None:
+            return imagining.imagine(self, observation, generator(seed))
+        return imagining.imagine_given(self, observation, actions, generator(seed))
 
     def loss(
         self, batch: Batch, *, seed: Seed = None, compute: torch.dtype = torch.float32

@@ -122,6 +122,10 @@ class Adaptive(ParadigmConfig):
                 hint="choose an inner paradigm of one chunk, such as idm",
             )
 
+    def conflict_with_given_actions(self, spec: PolicySpec) -> Conflict | None:
+        found = self.way("slow").conflict_with_given_actions(spec)
+        return None if found is None else within(found)
+
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         fast, slow = (self.way(kind).program(spec) for kind in ("fast", "slow"))
         if self.threshold == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from wamkit.engine.noise_schedule import SubsetGenerator, clone_generator
 from wamkit.interfaces.batched_proposals import SharedPrefill, proposal_generators, sample_indices
 from wamkit.interfaces.paradigm import Model, Paradigm, ScheduleMap
-from wamkit.interfaces.types import DenoisingTargets, Frames, ModelInputs, ParadigmOutput
+from wamkit.interfaces.types import DenoisingTargets, Frames, KVCache, ModelInputs, ParadigmOutput
 
 from .budget import calibrate_threshold
 
@@ -133,6 +133,17 @@ class AdaptiveParadigm(Paradigm):
     ) -> Frames:
         """As deliberation does."""
         return self.slow.imagine(model, inputs, schedules, rng)
+
+    def predict_future(
+        self,
+        model: Model,
+        inputs: ModelInputs,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None = None,
+    ) -> ModelInputs:
+        """As deliberation does."""
+        return self.slow.predict_future(model, inputs, schedules, rng, cache)
 
 
 def _merge_chunks(clip: Frames | None, other: Frames | None, index: Tensor) -> Frames | None:

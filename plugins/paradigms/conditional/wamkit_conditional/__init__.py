@@ -141,6 +141,15 @@ class Conditional(ParadigmConfig):
             self._stage(spec, every, LEARNED["value"], "judge it"),
         )
 
+    def conflict_with_given_actions(self, spec: PolicySpec) -> Conflict | None:
+        if self.world:
+            return None
+        return Conflict(
+            between=("paradigm.world",),
+            why="paradigm.world is 0: no training sample taught what follows from a given action",
+            hint="train with paradigm.world = 0.25 and paradigm.policy as much smaller",
+        )
+
     def _first(self, spec: PolicySpec) -> tuple[Stage, ...]:
         """The prefill of the observation, if it is done once."""
         if self.context == "open":

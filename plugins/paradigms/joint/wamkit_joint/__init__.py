@@ -129,6 +129,13 @@ class Joint(ParadigmConfig):
                 hint='set schedules.video.solver = "euler", or list an even number of refreshes',
             )
 
+    def conflict_with_given_actions(self, spec: PolicySpec) -> Conflict | None:
+        found = super().conflict_with_given_actions(spec)
+        if found is None or self.attends in ("mutual", "video_sees_action", "full"):
+            return found
+        hint = 'train with paradigm.attends = "mutual", or another paradigm whose frames do'
+        return found.model_copy(update={"between": ("paradigm.attends",), "hint": hint})
+
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         state = ("state",) if spec.state.size else ()
         observed, both = ("text", "context", *state), ("target", "action")

@@ -111,3 +111,15 @@ class JointParadigm(Paradigm):
     ) -> Frames:
         """As of any paradigm, with observed frames at the noise level of training."""
         return super().imagine(self._with_context_level(model), inputs, schedules, rng)
+
+    def predict_future(
+        self,
+        model: Model,
+        inputs: ModelInputs,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None = None,
+    ) -> ModelInputs:
+        """As of any paradigm, with observed frames at the noise level of training."""
+        model = self._with_context_level(model)
+        return super().predict_future(model, inputs, schedules, rng, cache)

@@ -139,6 +139,10 @@ class Planning(ParadigmConfig):
                 "depends on the action, such as conditional",
             )
 
+    def conflict_with_given_actions(self, spec: PolicySpec) -> Conflict | None:
+        found = self.inner.conflict_with_given_actions(spec)
+        return None if found is None else within(found)
+
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         inner, n = self.inner.program(spec), self.proposals
         if n == 1:

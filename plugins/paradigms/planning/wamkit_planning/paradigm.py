@@ -146,7 +146,7 @@ class PlanningParadigm(Paradigm):
     ) -> ModelInputs:
         """Predict the future of the clean action of the inputs."""
         if not self.config.learns_value:
-            return self.inner.predict_future(model, inputs, schedules, rng, cache)  # type: ignore[attr-defined, no-any-return]
+            return self.inner.predict_future(model, inputs, schedules, rng, cache)
         parts: list[str] = [part for part in ("video", "next_state") if part in inputs.parts]
         samplers = {part: init_sampler(part, inputs, schedules, rng) for part in parts}
         denoise(model, self._own(inputs), samplers, cache)
@@ -176,6 +176,17 @@ class PlanningParadigm(Paradigm):
     ) -> Frames:
         """As the inner paradigm does."""
         return self.inner.imagine(model, self._own(inputs), schedules, rng)
+
+    def predict_future(
+        self,
+        model: Model,
+        inputs: ModelInputs,
+        schedules: ScheduleMap,
+        rng: torch.Generator,
+        cache: KVCache | None = None,
+    ) -> ModelInputs:
+        """As the inner paradigm does."""
+        return self.inner.predict_future(model, self._own(inputs), schedules, rng, cache)
 
     def add_noise(
         self, inputs: ModelInputs, schedules: ScheduleMap, rng: torch.Generator
