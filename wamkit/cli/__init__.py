@@ -45,6 +45,7 @@ VERBS = {
     "data": "data",
     "collect": "collect",
     "eval": "eval",
+    "probe": "probe",
     "serve": "serve",
     "demo": "demo.command",
     "weights": "weights",

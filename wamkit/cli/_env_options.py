@@ -35,12 +35,11 @@ Env = Annotated[
     str,
     typer.Argument(metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment),
 ]
-EnvOption = Annotated[
-    str | None,
-    typer.Option(
-        "--env", metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment
-    ),
-]
+_ENV = typer.Option(
+    "--env", metavar="NAME[:TASK]", help=ENV_HELP, autocompletion=complete_environment
+)
+RequiredEnv = Annotated[str, _ENV]
+EnvOption = Annotated[str | None, _ENV]
 SuiteOption = Annotated[
     str | None,
     typer.Option(

@@ -84,6 +84,11 @@ class EnvWorker:
         self._done = 0
         return self._observe()
 
+    def has_expert(self, seed: int) -> bool:
+        """Whether the environment has a script that solves its task."""
+        self.environment.reset(to_32_bits(seed))
+        return self.environment.expert(to_32_bits(seed)) is not None
+
     def advance(self, actions: NDArray[Any], every: int) -> Progress:
         """Execute actions [K, A] until success or the end; observe after every `every` of them.
 
