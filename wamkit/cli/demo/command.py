@@ -156,7 +156,12 @@ def _plain(page: Path, demo: Demo) -> dict[str, Any]:
         "data": demo.data,
         "baselines": demo.baselines,
         "policies": {
-            way.name: {"training": way.training, "result": way.result, "problem": way.problem}
+            way.name: {
+                "training": way.training,
+                "result": way.result,
+                "imagined": way.imagined,
+                "problem": way.problem,
+            }
             for way in demo.ways
         },
         "film": demo.film,

@@ -11,8 +11,10 @@ from typing import Any
 from ...errors import printable
 from ...files import plots
 from ...files.durable import write_text
+from .._imagined import LABELS
 from . import figures
 from .film import SLOWER
+from .imagined import draw_quality
 from .stages import Demo, Found, Way
 
 HERE = Path(__file__).parent
@@ -41,6 +43,11 @@ def write(file: Path, demo: Demo, explanation: Mapping[str, Mapping[str, Any]]) 
             "clips": _clips(file.parent / done[0].name, demo.film) if done and demo.film else [],
             "results": _results(demo, done, explanation),
             "times": _times(demo),
+            "labels": LABELS,
+            "imagined": {
+                w.name: w.imagined["imagined"] for w in done if w.imagined and _measured(w)
+            },
+            "unmeasured": next((w.imagined for w in done if not _measured(w)), None),
             "drawn": _drawn(demo, done, explanation),
         }
     write_text(file, _environment().get_template("report.html").render(values))
@@ -70,7 +77,10 @@ def _environment() -> Any:
 def _drawn(demo: Demo, done: list[Way], explanation: Mapping[str, Any]) -> dict[str, Any]:
     """Every figure of the page."""
     results = {way.name: way.result for way in done if way.result is not None}
+    imagined = {w.name: w.imagined["imagined"] for w in done if w.imagined and _measured(w)}
     found: dict[str, Any] = {"results": figures.draw_results({**results, **demo.baselines})}
+    if imagined:
+        found["quality"] = draw_quality(imagined)
     for way in done:
         assert way.result is not None and way.spec is not None
         found[way.name] = {
@@ -79,6 +89,11 @@ def _drawn(demo: Demo, done: list[Way], explanation: Mapping[str, Any]) -> dict[
             "losses": figures.draw_losses(way.log),
         }
     return found
+
+
+def _measured(way: Way) -> bool:
+    """Whether the imagined frames of a policy were measured."""
+    return way.imagined is not None and "problem" not in way.imagined
 
 
 def _results(demo: Demo, done: list[Way], explanation: Mapping[str, Any]) -> list[Found]:

@@ -6,6 +6,7 @@ OUT/random.json, expert.json    how well the baselines do
 OUT/NAME/training           the run of a policy, which is resumed if it was interrupted
 OUT/NAME/training.json      how long it took, all sessions together
 OUT/NAME/eval.json          how well the policy does
+OUT/NAME/imagined.json      how good its imagined frames are, on demonstrations that were held out
 OUT/NAME/film.json, *.webp  of the best: films of the expert, a success and a failure
 """
 
@@ -62,6 +63,7 @@ class Way:
     log: tuple[Found, ...] = ()  # lines of its training
     training: Found | None = None
     result: Found | None = None
+    imagined: Found | None = None
     problem: str = ""  # why there is no result
 
     @property
@@ -175,8 +177,13 @@ def judged(
     result = keep_result(
         place / "eval.json", lambda: _evaluated(place, settings, workers, progress)
     )
+    from .imagined import measure_imagined
+
+    imagined = keep_result(
+        place / "imagined.json", lambda: measure_imagined(place, out / "data", settings, spec)
+    )
     lines = tuple(log(place / "training" / "log.jsonl"))
-    return Way(name, spec, lines, training, result)
+    return Way(name, spec, lines, training, result, imagined)
 
 
 def expect_fit(spec: PolicySpec, workers: Any) -> None:
