@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def run_suite(options: SuiteOptions, acting: PolicyOptions, *, json: bool) -> No
     out = expand_home(options.out or Path("out", f"eval-{suite.name}"))
     place = SuiteFolder.of(out, shard)
     config = tasks[0].config
-    with ExitStack() as stack:
+    with _leaving_no_empty_folder(place.folder), ExitStack() as stack:
         stack.enter_context(lock(place.folder, "choose another --out"))
         workers = stack.enter_context(EnvPool(config, simulators, apart=options.processes > 0))
         workers.ask(0, "rendering")
@@ -90,6 +91,17 @@ def run_suite(options: SuiteOptions, acting: PolicyOptions, *, json: bool) -> No
     share = [e for queue in queues for e in queue]
     found = publish(place, sorted(share, key=plan.index))
     _report(found, place, json=json, stopped=stopped)
+
+
+@contextmanager
+def _leaving_no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove the folder if the block fails before anything is in it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def _play(

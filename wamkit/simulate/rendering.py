@@ -63,7 +63,8 @@ def explain_rendering_errors(what: str, but: type[Exception] = WamkitError) -> I
         lines_of_error = f"{type(error).__name__}: {error}".strip().splitlines()
         hint, text = "check its name and its settings", f"{' '.join(lines_of_error)} {what}".lower()
         if any(
-            word in text for word in ("mujoco", "egl", "gl context", "opengl", "glfw", "osmesa")
+            word in text
+            for word in ("mujoco", "egl", "gl context", "opengl", "glfw", "osmesa", "glget")
         ):
             expect_mujoco()
             setting = f"{GL}={os.environ.get(GL, '')}"
