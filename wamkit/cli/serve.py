@@ -121,6 +121,20 @@ def command(
             "Authorization: Api-Key KEY.",
         ),
     ] = None,
+    protocol: Annotated[
+        Literal["openpi", "vla-eval"],
+        typer.Option(
+            help="openpi's, or that of vla-eval, whose benchmarks ask for one action at a time."
+        ),
+    ] = "openpi",
+    execute_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --protocol vla-eval: actions executed of each chunk; by default half of "
+            "them.",
+        ),
+    ] = None,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="Run mode."),
@@ -148,6 +162,10 @@ def command(
         raise WamkitError(
             f"{' and '.join(endless)} must be a number of seconds",
             "for example --ping-timeout 3600, or 0 for never",
+        )
+    if execute_steps and protocol == "openpi":
+        raise WamkitError(
+            "--execute-steps is of --protocol vla-eval", "openpi's clients choose it themselves"
         )
     from ..serve.keys import ApiKeys, read_keys
     from ..serve.limits import Limits
@@ -177,7 +195,14 @@ def command(
             batch=max_batch or (8 if mode == "eager" else 1),
             max_wait=max_wait_ms / 1000,
         )
-        server = Server(policy, named, renamed, patience, limits, keys)
+        if protocol == "openpi":
+            server = Server(policy, named, renamed, patience, limits, keys)
+        else:
+            from ..serve.vla_eval import VlaEvalServer
+
+            server = VlaEvalServer(
+                policy, named, renamed, patience, limits, keys, execute_steps=execute_steps
+            )
         with spinner("warming up"):
             server.warm_up(prompt or ())
             gc.collect()
@@ -223,7 +248,10 @@ async def _serve(
     async with server.open(listener):
         signals.end_with(lambda: loop.call_soon_threadsafe(ended.set))
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
-        _draw({**server.handler.metadata(), "session": kept}, *address)
+        if server.protocol == "openpi":
+            _draw({**server.handler.metadata(), "session": kept}, *address)
+        else:
+            _draw_benchmark(server.handler.metadata(), *address)
         sys.stdout.flush()
         await ended.wait()
         logging.getLogger("wamkit.serve").info(
@@ -285,8 +313,21 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
         f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
         whole=True,
     )
+    _draw_address(host, port, "healthz")
+
+
+def _draw_benchmark(meta: dict[str, Any], host: str, port: int) -> None:
+    """Print the policy, and how vla-eval is started."""
+    reached = f"ws://{_reachable(host)}:{port}"
+    say(f"{meta['policy']}: one of {len(meta['actions'])} actions for each observation of vla-eval")
+    say(f"vla-eval run --config BENCHMARK.yaml --server-url {reached}", whole=True)
+    _draw_address(host, port, "health")
+
+
+def _draw_address(host: str, port: int, health: str) -> None:
     address = f"[{host}]" if ":" in host else host
-    say(f"ready at ws://{address}:{port} (health: http://{address}:{port}/healthz); Ctrl-C ends it")
+    url = f"http://{address}:{port}/{health}"
+    say(f"ready at ws://{address}:{port} (health: {url}); Ctrl-C ends it")
 
 
 def _reconnect_comment(meta: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ class _Values:
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
             raise ValueError(f"a map with the key {quote(twice)} twice")
-        return _decode(found)
+        return decode_value(found)
 
     def _count(self, more: int) -> None:
         self.items += more
@@ -156,7 +156,7 @@ def _encode(value: Any) -> Any:
     return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
 
 
-def _decode(found: dict[Any, Any]) -> Any:
+def decode_value(found: dict[Any, Any]) -> Any:
     """Decode a map that encodes an array or scalar; else return it unchanged."""
     if b"__ndarray__" in found:
         data, kind, shape = _entry(found, b"data"), _type(found), _shape(_entry(found, b"shape"))

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from ..config.parts import Conflict
 from ..errors import SpecError, WamkitError, did_you_mean
-from ..simulate.environment import EnvObservation, Robot
+from ..simulate.environment import Robot
 from ..simulate.policy_runner import RunningEpisode
 from .client import Client
+from .episode_requests import EpisodeRequests
 
 IMAGES = ("observation/image", "observation/wrist_image")
-STATE, PROMPT, SEED = "observation/state", "prompt", "seed"
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -70,15 +70,10 @@ class RemoteActor:
             self._threads = stack.enter_context(ThreadPoolExecutor(places, "client"))
             self._stack = stack.pop_all()
         self.cameras = _cameras_of(self.metadata, robot, camera_map)
-        self.stateful = bool(self.metadata.get("stateful"))
         self.execute_steps = execute_steps or _default_steps(self.metadata)
-        self._moments: list[int] = self.metadata.get("image_steps", [0])
-        self._stride: int = self.metadata.get("image_stride", 1)
-        self._images = [len(self._moments)] * places  # of the next request of each place
-        self.every = self.execute_steps or 1
-        if len(self._moments) > 1 or self.stateful:
-            steps = [*(-moment for moment in self._moments), self._stride]
-            self.every = int(np.gcd.reduce([self.every, *steps]))
+        self._requests = EpisodeRequests(self.metadata, self.cameras, state=bool(robot.state))
+        self._images = [1] * places  # of the next request of each place
+        self.every = self._requests.every(self.execute_steps or 1)
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +96,6 @@ class RemoteActor:
         """Another episode begins in a place."""
         if self.declared:  # others know no reset
             self.clients[place].reset()
-        self._images[place] = len(self._moments)
 
     def decide(
         self, active: Mapping[int, RunningEpisode], places: Sequence[int]
@@ -113,7 +107,7 @@ class RemoteActor:
         return {place: answer.result() for place, answer in asked.items()}
 
     def _ask(self, place: int, one: RunningEpisode) -> NDArray[np.float32]:
-        reply = self.clients[place].infer(self._request(place, one))
+        reply = self.clients[place].infer(self._requests.make(one, self._images[place]))
         one.decisions += 1
         self._images[place] = int(reply.get("num_images", 1))
         actions = np.asarray(reply.get("actions"))
@@ -127,26 +121,6 @@ class RemoteActor:
             )
         steps = self.execute_steps or max(1, len(actions) // 2)
         return actions[:steps].astype(np.float32)
-
-    def _request(self, place: int, one: RunningEpisode) -> dict[str, Any]:
-        looks = self._looks(place, one)
-        newest = looks[-1]
-        request: dict[str, Any] = {PROMPT: newest.instruction}
-        for key, camera in self.cameras.items():
-            images = [seen.images[camera] for seen in looks]
-            request[key] = images[0] if len(images) == 1 else np.stack(images)
-        if not self.declared:
-            return request | ({STATE: newest.state} if self.robot.state else {})
-        if self.metadata["state"]["size"]:
-            request[self.metadata["state"]["key"]] = newest.state
-        return request | {SEED: one.chunk_seed}
-
-    def _looks(self, place: int, one: RunningEpisode) -> list[EnvObservation]:
-        """The images of a request, oldest first, as a policy in this process gets them."""
-        if self.stateful and one.decisions:
-            back = range(self._images[place] - 1, -1, -1)
-            return [one.seen[one.step - self._stride * count] for count in back]
-        return [one.seen[max(one.step + moment, 0)] for moment in self._moments]
 
 
 def _default_steps(metadata: Mapping[str, Any]) -> int | None:

@@ -91,6 +91,8 @@ class Server:
     the policy's thread works under the settings of the thread that makes the server.
     """
 
+    protocol = "openpi"
+
     def __init__(
         self,
         policy: Policy,
@@ -199,13 +201,10 @@ class Server:
                 message = await connection.next_message()
                 held.last_request_time = monotonic()
                 request = Request(held, connection, perf_counter(), before)
-                reading = asyncio.get_running_loop().run_in_executor(
-                    self._readers, self._read, request, message
-                )
+                reading = self._begin_reading(request, message)
                 del message  # its size counts with the messages
                 await reading
-                if request.work is not None and (large := connection.hold(request.work.nbytes)):
-                    request.work, request.fault = None, large
+                self._hold(request)
                 await self._reply(request)
                 before = perf_counter() - request.came
                 del request, reading
@@ -216,10 +215,20 @@ class Server:
             broken = True  # the session cannot continue from a failed chunk
             self.metrics.count("failed")
             with suppress(ConnectionClosed):
-                await connection.send(_failure(error))
+                await connection.send(describe_failure(error))
                 await connection.close(BUG, type(error).__name__)
         finally:
             self.sessions.leave(held, connection, broken=broken)
+
+    def _begin_reading(self, request: Request, message: str | bytes) -> asyncio.Future[None]:
+        """Read a message in a thread of its own."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._readers, self._read, request, message)
+
+    def _hold(self, request: Request) -> None:
+        """Count the images of a request that was read; refuse it if they are too many."""
+        if request.work is not None and (large := request.connection.hold(request.work.nbytes)):
+            request.work, request.fault = None, large
 
     def _read(self, request: Request, message: str | bytes) -> None:
         """Unpack and validate a message. Runs in a thread of its own."""
@@ -244,10 +253,22 @@ class Server:
 
         Skips requests of clients that disconnected, and all once the server is shutting down.
         """
+        connection = request.connection
+        try:
+            reply = await self.batcher.submit(self._job(request))
+            await (connection.wait_closed() if reply is None else connection.send(reply))
+        except WamkitError as busy:
+            self.metrics.count("busy")
+            await connection.send(str(busy))
+        finally:
+            connection.answering = False
+
+    def _job(self, request: Request) -> Job:
+        """What the batcher needs to know of a request that was read."""
         connection, work = request.connection, request.work
         stateful = work is None or not isinstance(work.request, ParsedRequest)
         signature = None if stateful or work is None else work.request.signature  # type: ignore[union-attr]
-        job = Job(
+        return Job(
             request.held,
             signature,
             request,
@@ -255,14 +276,6 @@ class Server:
             lambda: setattr(connection, "answering", True),
             request.came,
         )
-        try:
-            reply = await self.batcher.submit(job)
-            await (connection.wait_closed() if reply is None else connection.send(reply))
-        except WamkitError as busy:
-            self.metrics.count("busy")
-            await connection.send(str(busy))
-        finally:
-            connection.answering = False
 
     async def _compute(self, batch: Sequence[Request]) -> list[str | bytes | Exception]:
         """The replies to a batch: bytes, or an error as text."""
@@ -324,7 +337,7 @@ def _known(request: Request) -> str | bytes | None:
     return request.fault
 
 
-def _failure(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Message for a client about an internal error."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         log.error("out of memory in the answer to a request: %s", error)
