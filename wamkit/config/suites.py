@@ -60,10 +60,10 @@ def choose_tasks(suite: Suite, wanted: Iterable[str]) -> list[int]:
 
     All tasks if nothing is wanted; each once, in the order of the suite. Raises WamkitError.
     """
-    words = [word.strip() for text in wanted for word in text.split(",") if word.strip()]
-    if not words:
+    named = [word.strip() for text in wanted for word in text.split(",") if word.strip()]
+    if not named:
         return list(range(len(suite.subjects)))
-    return sorted({index for word in words for index in _indices(suite, word)})
+    return sorted({index for word in named for index in _indices(suite, word)})
 
 
 def _indices(suite: Suite, word: str) -> Sequence[int]:
