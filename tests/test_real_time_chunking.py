@@ -416,3 +416,33 @@ def test_a_policy_without_delays_learns_as_ever() -> None:
     assert velocity is not None
     expected = vector_loss(velocity, target["action"], torch.ones_like(velocity))
     same_values(policy.loss(batch, seed=0).parts["action"], expected.detach(), 1e-6)
+
+
+def test_a_prefix_decides_between_two_plans_and_best_where_it_was_learned() -> None:
+    """All actions of a chunk are 0.5 or all are -0.5, and nothing that is seen says which."""
+    settings = "paradigm.co_training=false", "schedules.action.shift=1.0"
+    spec = spec_for(*settings, "schedules.action.loss_weighting=none")
+    policy = Policy.from_spec(spec).train()
+    learned = [p for p in policy.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(learned, lr=3e-3)
+    rng, batch = torch.Generator().manual_seed(0), batch_of(spec, size=16)
+    plans = torch.full_like(batch.actions, 0.5)
+    for step in range(120):
+        sign = torch.randint(0, 2, (16, 1, 1), generator=rng) * 2 - 1
+        adam.zero_grad()
+        policy.loss(replace(batch, actions=sign * plans), seed=step).total.backward()
+        adam.step()
+    policy.eval()
+    seen = observation(spec, batch=16)
+
+    def follows(mode: str) -> float:
+        """The mean of the actions behind the prefix, in its direction; 0.5 is all the way."""
+        chunks = [
+            sign
+            * policy.act(seen, prefix=ActionPrefix(sign * plans[:, :2], mode=mode), seed=0).values
+            for sign in (1, -1)
+        ]
+        return float(torch.stack(chunks)[:, :, 2:].mean())
+
+    trained, guided, frozen = follows("trained"), follows("guided"), follows("freeze")
+    assert trained > 0.35 and trained > guided > frozen, (trained, guided, frozen)
