@@ -13,6 +13,7 @@ import pytest
 
 from wamkit.cli.demo import figures, page
 from wamkit.cli.demo.film import LARGEST
+from wamkit.cli.demo.imagined import draw_quality
 from wamkit.cli.demo.stages import Demo, Settings, Way, begin, spec_of
 from wamkit.cli.explain import explain_spec
 from wamkit.config.registry import registry
@@ -76,7 +77,9 @@ def test_a_quick_demo_is_made_and_continued(wamkit: Wamkit, tmp_path: Path) -> N
         assert film.get("src", "").startswith("data:image/webp;base64,")
         assert len(film.get("src", "")) < 1.4 * LARGEST
     assert report.stat().st_size < 6e6
-    made = [tmp_path / "demo" / f for f in ("data.json", "expert.json", "single_pass/eval.json")]
+    names = ("data.json", "expert.json", "single_pass/eval.json", "single_pass/imagined.json")
+    made = [tmp_path / "demo" / name for name in names]
+    assert "How good the imagined future is" in set(root.itertext())
     before = [file.stat().st_mtime_ns for file in made]
     report.unlink()
     code, out, _ = wamkit(*args, "--json")
@@ -119,6 +122,45 @@ def test_paradigms_are_sorted_by_success_then_by_time_and_a_failure_is_reported(
     assert "d has no result: no room for <it> & more" in text
     assert re.search(r"c 3 of 4 30 to 95 7\.0 9 60", text) and "5 min" in text
     assert "imagines only while it learns" in text and "wamkit explore" in text
+
+
+def quality(count: int, intervals: bool = True) -> list[dict[str, Any]]:
+    """Rows of imagined frames, for so many horizons."""
+
+    def mean(value: float) -> dict[str, Any]:
+        return {"mean": value, "interval_95": [value - 0.1, value + 0.1] if intervals else None}
+
+    one = {"policy": mean(0.7), "copy": mean(0.6), "difference": mean(0.1)}
+    rows = ({"frame": i + 1, "seconds": 0.1 * (i + 1)} for i in range(count))
+    return [{**row, "psnr": one, "ssim": one, "haarpsi": one} for row in rows]
+
+
+@pytest.mark.parametrize(("horizons", "intervals"), [(1, True), (1, False), (3, True)])
+def test_imagined_frames_are_drawn_next_to_the_copied_one(horizons: int, intervals: bool) -> None:
+    found = {"one": quality(horizons, intervals), "<two>": quality(horizons, intervals)}
+    with plots.style():
+        drawn = ElementTree.fromstring(draw_quality(found))
+    assert {"PSNR, dB", "SSIM", "HaarPSI", "copy", "one", "<two>"} <= set(drawn.itertext())
+    assert "one: PSNR, dB 0.7, SSIM 0.7, HaarPSI 0.7" in drawn.get("aria-label", "")
+
+
+def test_the_report_says_how_good_imagined_frames_are_or_why_it_does_not_know(
+    tmp_path: Path,
+) -> None:
+    latency = {"latency_ms": {"policy": {"p50": 1.0, "p95": 2.0}}}
+    trained = {"steps": 20, "seconds": 300.0}
+    spec = spec_of(None, 0)
+    ways = [
+        Way("a", spec, LOG, trained, RESULT | latency, {"imagined": quality(1)}),
+        Way("b", spec, LOG, trained, RESULT | latency, {"problem": "no <extra>"}),
+    ]
+    data = {"episodes": 4, "frames": 100, "seconds": 3.0}
+    demo = Demo(settings(), data, {"expert": RESULT}, tuple(ways))
+    facts = dict.fromkeys("ab", explain_spec(spec))
+    root = expect_page(page.write(tmp_path / "r.html", demo, facts))
+    text = " ".join(" ".join(root.itertext()).split())
+    assert "a 0.1 0.7 +0.1 (+0 to +0.2)" in text and "copy 0.1 0.6" in text
+    assert "Not measured: no <extra>" in text
 
 
 def test_a_demo_without_the_plots_extra_stops_before_it_begins(
