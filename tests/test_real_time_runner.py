@@ -1,4 +1,4 @@
-"""A world that goes on while the policy computes: which action is executed when, and alone or not."""
+"""A world that goes on while the policy computes: what is executed when, alone or with others."""
 
 from __future__ import annotations
 

@@ -135,6 +135,14 @@ def command(
             "them.",
         ),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Show a live page at http://HOST:PORT/watch: what robots see, what the policy "
+            "imagines, actions and latency.",
+        ),
+    ] = False,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="Run mode."),
@@ -196,12 +204,12 @@ def command(
             max_wait=max_wait_ms / 1000,
         )
         if protocol == "openpi":
-            server = Server(policy, named, renamed, patience, limits, keys)
+            server = Server(policy, named, renamed, patience, limits, keys, watch)
         else:
             from ..serve.vla_eval import VlaEvalServer
 
             server = VlaEvalServer(
-                policy, named, renamed, patience, limits, keys, execute_steps=execute_steps
+                policy, named, renamed, patience, limits, keys, watch, execute_steps=execute_steps
             )
         with spinner("warming up"):
             server.warm_up(prompt or ())
@@ -248,10 +256,11 @@ async def _serve(
     async with server.open(listener):
         signals.end_with(lambda: loop.call_soon_threadsafe(ended.set))
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
+        watched = {"watch": server.watch is not None}
         if server.protocol == "openpi":
-            _draw({**server.handler.metadata(), "session": kept}, *address)
+            _draw({**server.handler.metadata(), "session": kept, **watched}, *address)
         else:
-            _draw_benchmark(server.handler.metadata(), *address)
+            _draw_benchmark({**server.handler.metadata(), **watched}, *address)
         sys.stdout.flush()
         await ended.wait()
         logging.getLogger("wamkit.serve").info(
@@ -313,7 +322,7 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
         f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
         whole=True,
     )
-    _draw_address(host, port, "healthz")
+    _draw_address(host, port, "healthz", watched=bool(meta.get("watch")))
 
 
 def _draw_benchmark(meta: dict[str, Any], host: str, port: int) -> None:
@@ -321,11 +330,15 @@ def _draw_benchmark(meta: dict[str, Any], host: str, port: int) -> None:
     reached = f"ws://{_reachable(host)}:{port}"
     say(f"{meta['policy']}: one of {len(meta['actions'])} actions for each observation of vla-eval")
     say(f"vla-eval run --config BENCHMARK.yaml --server-url {reached}", whole=True)
-    _draw_address(host, port, "health")
+    _draw_address(host, port, "health", watched=bool(meta.get("watch")))
 
 
-def _draw_address(host: str, port: int, health: str) -> None:
+def _draw_address(host: str, port: int, health: str, *, watched: bool) -> None:
     address = f"[{host}]" if ":" in host else host
+    if watched:
+        reachable = _reachable(host)
+        name = f"[{reachable}]" if ":" in reachable else reachable
+        say(f"watch: http://{name}:{port}/watch")
     url = f"http://{address}:{port}/{health}"
     say(f"ready at ws://{address}:{port} (health: {url}); Ctrl-C ends it")
 

@@ -128,14 +128,22 @@ class RequestHandler:
 
         Raises WamkitError for a request that the policy cannot take.
         """
-        if self._parse_reset(request):
+        return self.act(session, self.parse_next(session, request))
+
+    def parse_next(self, session: Session, request: Any) -> ParsedRequest:
+        """Validate the next request of a session, which begins anew if that is asked for."""
+        self.expect_keys(request)
+        if parse_switch(request, RESET):
             session.reset()
-        parsed = self.parse(request, session.num_images)
+        return self.parse(request, session.num_images)
+
+    def act(self, session: Session, parsed: ParsedRequest) -> dict[str, Any]:
+        """The reply to one request of a session."""
         begun = perf_counter()
         chunk = act_with_prefix(
             session.act, parsed.prefix, parsed.seen, parsed.executed, seed=parsed.seed
         )
-        future = self._imagine([parsed], parsed.seed)
+        future = self.imagine([parsed], parsed.seed) if parsed.imagine else None
         reply = {**_to_reply(chunk, future), "num_images": session.num_images}
         return {**reply, "policy_timing": {"infer_ms": 1000 * (perf_counter() - begun)}}
 
@@ -151,15 +159,13 @@ class RequestHandler:
         seen = _stack([one.seen for one in requests])
         prefix = None if first.prefix is None else first.prefix.stack([o.prefix for o in requests])
         chunk = act_with_prefix(self.policy.act, prefix, seen, seed=seed)
-        future = self._imagine(requests, seed)
+        future = self.imagine(requests, seed) if first.imagine else None
         timing = {"infer_ms": 1000 * (perf_counter() - begun)}
         more = {"num_images": self.policy.spec.video.num_observed, "policy_timing": timing}
         return [{**_to_reply(chunk, future, row), **more} for row in range(len(requests))]
 
-    def _imagine(self, requests: Sequence[ParsedRequest], seed: Any) -> Imagined | None:
-        """The future that the policy imagines, if that is asked for."""
-        if not requests[0].imagine:
-            return None
+    def imagine(self, requests: Sequence[ParsedRequest], seed: Any) -> Imagined:
+        """The futures that the policy imagines after the newest images of requests."""
         seen, count = _stack([one.seen for one in requests]), self.policy.spec.video.num_observed
         images = {name: clip[:, -count:] for name, clip in seen.images.items()}
         return self.policy.imagine(Observation(images, seen.prompt, seen.state), seed=seed)
@@ -167,7 +173,7 @@ class RequestHandler:
     def parse(self, request: Any, count: int) -> ParsedRequest:
         """Validate a request with `count` images of each camera. Raises WamkitError."""
         self.expect_keys(request)
-        self._parse_reset(request)
+        parse_switch(request, RESET)
         executed = None
         if EXECUTED in request:
             executed = to_vector(EXECUTED, request[EXECUTED], (-1, self.policy.spec.actions.size))
@@ -175,11 +181,6 @@ class RequestHandler:
         seed, imagine = parse_seed(request), parse_switch(request, IMAGINE)
         seen = self._parse_observation(request, count)
         return ParsedRequest(seen, seed, executed, prefix, imagine)
-
-    def _parse_reset(self, request: Any) -> bool:
-        """Whether a new episode begins with this request."""
-        self.expect_keys(request)
-        return parse_switch(request, RESET)
 
     def expect_keys(self, request: Any) -> None:
         """Raise WamkitError if a request is no map, or has not the keys that it must have."""

@@ -1,13 +1,18 @@
 """What a server answers over plain HTTP, and whom it lets in.
 
-`/healthz` and `/readyz` are open to everybody; websockets and `/metrics` need an API key if there
-are keys. A websocket needs a free place, too (`wamkit.serve.limits`).
+`/healthz` and `/readyz` are open to everybody; websockets, `/metrics` and `/watch/data` need an API
+key if there are keys. A websocket needs a free place, too (`wamkit.serve.limits`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import http
+import ipaddress
+import socket
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
@@ -19,8 +24,15 @@ from .keys import SCHEME, ApiKeys
 from .limits import Admission
 from .metrics import Metrics
 from .sessions import log
+from .watch import Watch, encode, page
 
 SHUTDOWN = "the server is shutting down"
+FOREIGN = "this page is shown under an address or the name of this machine, and no other name"
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may load: nothing but its data."""
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -33,16 +45,24 @@ class Routes:
         metrics: Metrics,
         keys: ApiKeys,
         gauges: Callable[[], Mapping[str, float]],
+        watch: Watch | None,
+        threads: Executor,
     ) -> None:
         self.admission, self.metrics, self.keys, self.gauges = admission, metrics, keys, gauges
+        self.watch, self.threads = watch, threads
 
-    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request of HTTP; None for a websocket, whose handshake goes on."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         if path == "/readyz" and not self.admission.draining:
             return connection.respond(http.HTTPStatus.OK, "ready\n")
+        if self.watch is not None and path in ("/watch", "/watch/data"):
+            if not _is_own_name(request.headers.get("Host", "")):
+                return connection.respond(http.HTTPStatus.FORBIDDEN, f"{FOREIGN}\n")
+            if path == "/watch":  # holds nothing that robots sent
+                return respond(http.HTTPStatus.OK, page(), "text/html; charset=utf-8", POLICY)
         if not self.keys.accept(_authorization(request)):
             response = connection.respond(
                 http.HTTPStatus.UNAUTHORIZED, f"send a header: Authorization: {SCHEME} KEY\n"
@@ -52,6 +72,11 @@ class Routes:
             return response
         if path == "/metrics":
             return self._metrics(connection)
+        if self.watch is not None and path == "/watch/data":
+            found = self.watch.ask(self.gauges())
+            loop = asyncio.get_running_loop()
+            body = await loop.run_in_executor(self.threads, encode, found)
+            return respond(http.HTTPStatus.OK, body, "application/json")
         if self.admission.draining:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{SHUTDOWN}\n")
         return None
@@ -75,8 +100,8 @@ class Routes:
         return None
 
 
-def respond(status: http.HTTPStatus, body: bytes, kind: str) -> Response:
-    """A whole response of HTTP, after which the connection ends."""
+def respond(status: http.HTTPStatus, body: bytes, kind: str, policy: str = "") -> Response:
+    """A whole response of HTTP, then the connection ends; `policy` bounds what a page does."""
     headers = Headers(
         {
             "Connection": "close",
@@ -84,6 +109,7 @@ def respond(status: http.HTTPStatus, body: bytes, kind: str) -> Response:
             "Content-Type": kind,
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
+            **({"Content-Security-Policy": policy} if policy else {}),
         }
     )
     return Response(status.value, status.phrase, headers, body)
@@ -93,3 +119,18 @@ def _authorization(request: Request) -> str | None:
     """The header `Authorization`; None if there is none, or several."""
     found = request.headers.get_all("Authorization")
     return found[0] if len(found) == 1 else None
+
+
+def _is_own_name(host: str) -> bool:
+    """True if a browser asked for an address, or this machine by its name.
+
+    A page of a stranger can give its own name the address of this machine, and would then read what
+    is answered there.
+    """
+    name = ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in ("localhost", socket.gethostname().lower())
+    return True

@@ -40,6 +40,7 @@ from .metrics import Metrics
 from .protocol import NUMBER, ParsedRequest, RequestHandler, check_request_number
 from .routes import SHUTDOWN, Routes
 from .sessions import ServerSession, Sessions, SessionTimeouts, log
+from .watch import Watch
 from .worker import PolicyWorker, Work
 
 __all__ = ["Server", "address_of", "bind", "run_in_thread"]
@@ -101,7 +102,9 @@ class Server:
         patience: SessionTimeouts | None = None,
         limits: Limits | None = None,
         keys: ApiKeys | None = None,
+        watch: bool = False,
     ) -> None:
+        """With `watch`, a page at `/watch` shows what robots send and what the policy imagines."""
         self.policy, self.patience = policy, patience or SessionTimeouts()
         self.sessions = Sessions(policy.session, self.patience)
         self.handler = RequestHandler(policy, name or policy.spec.backbone.name, renamed or {})
@@ -109,8 +112,11 @@ class Server:
         self.admission, self.metrics = Admission(self.limits), Metrics()
         self.worker = PolicyWorker(self.handler, self.limits.batch)
         self.batcher = Batcher(self._compute, self.limits, self._robots)
-        self.routes = Routes(self.admission, self.metrics, keys or ApiKeys(), self._gauges)
         self._readers = ThreadPoolExecutor(READERS, "messages")
+        self.watch = Watch(self.handler.metadata()) if watch else None
+        self.routes = Routes(
+            self.admission, self.metrics, keys or ApiKeys(), self._gauges, self.watch, self._readers
+        )
 
     def warm_up(self, prompts: Sequence[str] = ()) -> None:
         """Sample chunks before a client waits, as `PolicyWorker.warm_up`."""
@@ -290,7 +296,21 @@ class Server:
         for reply in replies:
             if isinstance(reply, str):
                 self.metrics.count("refused")
+        self._imagine()
         return replies
+
+    def _imagine(self) -> None:
+        """Imagine a future for the page, if nobody waits for the policy."""
+        if self.watch is None or self.batcher.waiting or not self.handler.imagines:
+            return
+        if (robot := self.watch.to_imagine()) is None:
+            return
+
+        def show(done: Future[dict[str, list[bytes]]]) -> None:
+            if done.exception() is None:
+                robot.imagined = done.result()
+
+        self._submit(partial(self.worker.imagine, robot.seen)).add_done_callback(show)
 
     def _finished(
         self, request: Request, answer: dict[str, Any] | Exception, seconds: float, batch: int
@@ -307,7 +327,11 @@ class Server:
         timing["batch"] = batch
         if request.before is not None:
             timing["prev_total_ms"] = 1000 * request.before
-        packed = pack({**answer, "server_timing": timing})
+        reply = {**answer, "server_timing": timing}
+        packed = pack(reply)
+        parsed = None if request.work is None else request.work.request
+        if self.watch is not None and isinstance(parsed, ParsedRequest):
+            self.watch.observe(held.short, parsed, reply)
         held.served = request.connection.served = True
         held.number, held.reply = request.number, packed if request.number is not None else None
         self.metrics.count("answered", total)

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 from ..policy.observation import random_observation
 from ..policy.session import Session
+from .frames import encode_imagined
 from .protocol import ParsedRequest, RequestHandler
 
 T = TypeVar("T")
 Answer = dict[str, Any] | Exception
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """A request of one client, read and validated as far as that needs no session."""
 
@@ -81,6 +82,10 @@ class PolicyWorker:
             prompts = seen.prompt if prompt is None else [prompt] * size
             session.act(replace(seen, prompt=prompts), seed=seed)
 
+    def imagine(self, request: ParsedRequest) -> dict[str, list[bytes]]:
+        """The future of one robot, as frames in JPEG. Runs in the thread."""
+        return encode_imagined(self.handler.imagine([request], request.seed), 0)
+
     def compute(self, batch: Sequence[Work]) -> list[tuple[Answer, float]]:
         """The reply to each request, or what went wrong with it, and its seconds.
 
@@ -102,7 +107,8 @@ class PolicyWorker:
         """The replies to a batch; raises what the policy raises."""
         first = batch[0]
         if not isinstance(first.request, ParsedRequest):
-            return [self.handler.answer(first.session, first.request)]
+            first.request = self.handler.parse_next(first.session, first.request)
+            return [self.handler.act(first.session, first.request)]
         requests = [one.request for one in batch if isinstance(one.request, ParsedRequest)]
         size = next((n for n in self.sizes() if n >= len(batch)), len(batch))
         padded = requests + requests[-1:] * (size - len(batch))

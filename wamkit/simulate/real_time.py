@@ -60,7 +60,7 @@ class RealTimeRunner(PolicyRunner):
     Args:
         policy: One without memory of an episode.
         views: Policy view -> camera of the environment.
-        execute_steps: Steps from one request to the next, or as many as the delay if that is longer.
+        execute_steps: Steps from one request to the next, or those of the delay if it is longer.
         act_options: Choices of the paradigm.
         delay: Seed of an episode -> its delays.
         merge: "replace", "weighted" or "append" (`wamkit.runtime.merging`).
@@ -139,11 +139,10 @@ class RealTimeRunner(PolicyRunner):
         """Chunks [B, N, A] after given prefixes [B, n, A]."""
         options = dict(self.act_options)
         if rests is not None:
-            from ..policy.action_prefix import ActionPrefix
+            from ..policy.action_prefix import ActionPrefix  # type: ignore[import-untyped]
 
-            options["prefix"] = ActionPrefix(rests, delay, mode=str(self.prefix))
-        values: Any = self.policy.act(seen, seed=seeds, **options).values.numpy()
-        return values
+            options["prefix"] = ActionPrefix(rests, delay, mode=self.prefix)
+        return list(self.policy.act(seen, seed=seeds, **options).values.numpy())
 
     def _execute(self, one: RunningEpisode, chunk: Actions) -> Actions:
         """What an episode executes until it is asked again: the old plan, then the new one."""
