@@ -88,7 +88,7 @@ def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
         "normalized": True,
         "stateful": False,
         "imagines": True,
-        "prefix": client.metadata["prefix"],
+        "prefix": ["guided", "freeze"],
         "max_delay": 0,
         "wamkit": package.__version__,
     }

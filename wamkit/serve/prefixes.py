@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..config.prefix import MODES, act_refusal
 from ..errors import WamkitError, did_you_mean
+from ..policy.action_prefix import ActionPrefix
 from ..policy.observation import ActionChunk, Observation
 from ..policy.policy import Policy
 from .fields import to_vector
@@ -46,10 +47,6 @@ class RequestPrefix:
 
 def prefix_modes(policy: Policy) -> tuple[str, ...]:
     """Modes in which a policy begins a chunk with given actions; none if it does not."""
-    if find_spec("wamkit.config.prefix") is None:
-        return ()
-    from ..config.prefix import MODES, act_refusal
-
     return tuple(mode for mode in MODES if act_refusal(policy.spec, mode, 1) is None)
 
 
@@ -98,7 +95,5 @@ def act_with_prefix(
     """Call `act` of a policy or session, with the prefix if there is one."""
     if prefix is None:
         return act(seen, *more, **options)
-    from ..policy.action_prefix import ActionPrefix
-
-    given: Any = ActionPrefix(prefix.values, prefix.delay, mode=prefix.mode)
+    given = ActionPrefix(prefix.values, prefix.delay, mode=prefix.mode)  # type: ignore[arg-type]
     return act(seen, *more, prefix=given, **options)

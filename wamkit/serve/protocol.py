@@ -119,7 +119,7 @@ class RequestHandler:
             "stateful": self.policy.paradigm.stateful,
             "imagines": self.imagines,
             "prefix": list(self.prefix_modes),
-            "max_delay": getattr(spec.actions, "max_delay", 0),
+            "max_delay": spec.actions.max_delay,
             "wamkit": __version__,
         }
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WamkitError
+from ..policy.action_prefix import ActionPrefix
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..runtime.latency import LatencyWindow, SimulatedDelay, delay_steps
@@ -139,9 +140,8 @@ class RealTimeRunner(PolicyRunner):
         """Chunks [B, N, A] after given prefixes [B, n, A]."""
         options = dict(self.act_options)
         if rests is not None:
-            from ..policy.action_prefix import ActionPrefix  # type: ignore[import-untyped]
-
-            options["prefix"] = ActionPrefix(rests, delay, mode=self.prefix)
+            mode: Any = self.prefix
+            options["prefix"] = ActionPrefix(rests, delay, mode=mode)
         return list(self.policy.act(seen, seed=seeds, **options).values.numpy())
 
     def _execute(self, one: RunningEpisode, chunk: Actions) -> Actions:
