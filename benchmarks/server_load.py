@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/server_load.py [--only NAME] [--requests COUNT]
 
 Runs `wamkit serve` with the smallest policy in a process of its own, and clients in this one. Three
-scenarios: 50 clients of 20 requests next to one that hangs in the middle of a message, one that sends
-garbage and one that sends 128 MiB; 8 clients with batches and one after the other, in turns; and
-memory over 2,000 requests. Takes a few minutes on two cores; needs wamkit[serve] and Linux.
+scenarios: 50 clients of 20 requests next to one that hangs in the middle of a message, one that
+sends garbage and one that sends 128 MiB; 8 clients with batches and one after the other, in turns;
+and memory over 2,000 requests. Takes a few minutes on two cores; needs wamkit[serve] and Linux.
 """
 
 from __future__ import annotations

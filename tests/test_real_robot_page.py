@@ -17,7 +17,8 @@ from wamkit.serve.server import Server, address_of, bind, run_in_thread
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "real_robot.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-(MAKE_KEY, SERVE) = re.findall(r"```bash\n(.*?)```", PAGE, re.S)[0].splitlines()
+BASH = "".join(re.findall(r"```bash\n(.*?)```", PAGE, re.S)).splitlines()
+MAKE_KEY = BASH[0]
 
 
 def test_the_robot_of_the_page_runs(
@@ -44,10 +45,11 @@ def test_the_robot_of_the_page_runs(
     assert capsys.readouterr().out.startswith("100 actions, ")
 
 
-def test_the_command_of_the_page_has_options_that_there_are(wamkit: Any) -> None:
-    args = shlex.split(SERVE)
-    code, out, _ = wamkit("serve", "--help")
-    assert args[:2] == ["wamkit", "serve"] and code == 0
+@pytest.mark.parametrize("line", BASH[1:])
+def test_commands_of_the_page_have_options_that_there_are(wamkit: Any, line: str) -> None:
+    first, command, *args = shlex.split(line)
+    code, out, _ = wamkit(command, "--help")
+    assert first == "wamkit" and code == 0
     for option in (arg for arg in args if arg.startswith("--")):
         assert option in out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_a_prefix_says_what_is_executed_meanwhile() -> None:
 def test_an_episode_is_the_same_alone_and_next_to_others() -> None:
     alone = [play(runner((0.0, 0.4)), 5, (seed,))[0] for seed in (3, 4)]
     assert play(runner((0.0, 0.4)), 5, (3, 4)) == alone
+
+
+def test_rows_that_repeat_an_episode_to_fill_a_batch_change_nothing() -> None:
+    (alone,) = play(runner((0.0, 0.4)), 5, (3,))
+    made, one = runner((0.0, 0.4)), RunningEpisode(3, {0: look(0)})
+    while len(one.actions) < len(alone):
+        chunk = made.sample_actions([replace(one), one, replace(one)])[1]
+        one.actions += list(chunk)
+        one.step += len(chunk)
+        one.seen[one.step] = look(one.step)
+    assert [float(action[0]) for action in one.actions] == alone
 
 
 def test_a_real_policy_is_asked_for_a_whole_batch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SpecError, WamkitError
 from ..files.install import install_hint
 from ._output import note
+from ._real_time import RealTimeOptions
 from ._sources import resolve_source
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class PolicyOptions:
     camera_map: list[str]
     overrides: list[str]
     device: str
+    real_time: RealTimeOptions | None = None
 
     def expect_none(self, who: str) -> None:
         """Raise WamkitError if options were typed that have no meaning for `who`."""
@@ -42,6 +44,8 @@ class PolicyOptions:
                 f"--execute-steps, --act-option, --camera-map and --set have no meaning for {who}",
                 "leave them out",
             )
+        if self.real_time is not None:
+            raise WamkitError(f"--real-time has no meaning for {who}", "leave it out")
 
 
 def is_remote(policy: str) -> bool:
@@ -82,12 +86,17 @@ def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) 
         raise SpecError(found, f"{policy} in this environment")
     from ..simulate.policy_runner import PolicyRunner
 
+    if options.real_time is not None:
+        options.real_time.prefix_mode(spec)  # before any weight is loaded
     made, notes = load_policy(folder, spec, options.device, overrides)
     for line in notes:
         note(line)
     typed = parse_pairs("--act-option", options.act_options)
     act_options = {name: _value(text) for name, text in typed.items()}
-    return PolicyRunner(made, views_of(spec, robot, named), steps, act_options, imagine=imagine)
+    views = views_of(spec, robot, named)
+    if options.real_time is not None:
+        return options.real_time.runner(made, views, steps, act_options, imagine=imagine)
+    return PolicyRunner(made, views, steps, act_options, imagine=imagine)
 
 
 def load_actor(
@@ -104,6 +113,11 @@ def load_actor(
         expect_serve()
         from ..serve.remote_actor import RemoteActor
 
+        if options.real_time is not None:
+            raise WamkitError(
+                "--real-time has no meaning for a server",
+                "name the policy itself: its delays are simulated",
+            )
         if options.act_options or options.overrides:
             raise WamkitError(
                 "--act-option and --set have no meaning for a server",
@@ -129,6 +143,8 @@ def load_actor(
         "act_options": dict(runner.act_options),
         "device": policy.device.type,
     }
+    if options.real_time is not None:
+        settings["real_time"] = asdict(options.real_time)
     return settings, PolicyActor(runner, [task.instruction for task in tasks])
 
 

@@ -16,6 +16,7 @@ from ._eval_suite import SuiteOptions, merge_shards, run_suite
 from ._eval_task import TaskOptions, evaluate_task
 from ._imagined import RecordedOptions, evaluate_data
 from ._options import Column, Device, Json, Overrides
+from ._real_time import parse_real_time
 
 PRINTS_TABLES = True
 EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3 --record films"
@@ -118,6 +119,33 @@ def command(
         Path | None, typer.Option(help="Also write the episodes as a LeRobot data set.")
     ] = None,
     column: Column = None,
+    real_time: Annotated[
+        bool,
+        typer.Option(
+            "--real-time",
+            help="The world goes on while the policy computes, for as long as --delay-ms says.",
+        ),
+    ] = False,
+    delay_ms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MS",
+            help="Milliseconds from an observation to its chunk: 120, or drawn from 80-150, or "
+            "with one in 20 of 500 ms: 120,500/20.",
+        ),
+    ] = None,
+    chunk_merge: Annotated[
+        Literal["replace", "weighted", "append"],
+        typer.Option(help="With --real-time: how a chunk continues the one before."),
+    ] = "replace",
+    prefix_mode: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="With --real-time: how the policy is given what is executed meanwhile: trained, "
+            "guided, freeze or none; by default what it takes.",
+        ),
+    ] = "auto",
     overrides: Overrides = None,
     device: Device = "cpu",
     json: Json = False,
@@ -145,8 +173,18 @@ def command(
             "choose one: --env metaworld:reach-v3, --suite mt10, or --data DIR",
         )
     expect_seed(seed, "--seed", room=episodes or 50)
-    acting = PolicyOptions(policy, execute_steps, choice or [], view or [], overrides or [], device)
+    acting = PolicyOptions(
+        policy,
+        execute_steps,
+        choice or [],
+        view or [],
+        overrides or [],
+        device,
+        parse_real_time(real_time, delay_ms, chunk_merge, prefix_mode),
+    )
     if data is not None:
+        if real_time:
+            raise WamkitError("--real-time is of --env and --suite", "leave it out")
         if record is not None or dataset is not None or env_settings:
             raise WamkitError("--record, --dataset and --env-arg are of --env", "leave them out")
         recorded = RecordedOptions(data, episodes or 20, seed, column or [])

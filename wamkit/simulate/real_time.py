@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +116,7 @@ class RealTimeRunner(PolicyRunner):
                 one.plan = Plan(self.delay(one.seed), np.zeros((0, size), np.float32))
             expected.append(min(one.plan.latency.steps(hz), len(one.plan.rest)))
         chunks = self._chunks(running, expected)
+        _part_plans(running)
         return [self._execute(one, chunk) for one, chunk in zip(running, chunks, strict=True)]
 
     def _chunks(self, running: Sequence[RunningEpisode], expected: list[int]) -> list[Actions]:
@@ -172,3 +174,12 @@ class RealTimeRunner(PolicyRunner):
         if self.still == "repeat" and last is not None:
             return np.tile(last, (count, 1)).astype(np.float32)
         return np.zeros((count, size), np.float32)
+
+
+def _part_plans(running: Sequence[RunningEpisode]) -> None:
+    """Give rows that repeat an episode, to fill a batch, a plan of their own."""
+    met = set[int]()
+    for one in running:
+        if id(one.plan) in met:
+            one.plan = deepcopy(one.plan)
+        met.add(id(one.plan))

@@ -1,0 +1,81 @@
+"""`wamkit eval --real-time` as it is typed: the world goes on while the policy computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli_simulate import saved as saved
+
+from wamkit.cli._real_time import RealTimeOptions, parse_real_time
+from wamkit.errors import WamkitError
+
+Wamkit = Callable[..., tuple[int, str, str]]
+PUSHT = pytest.mark.skipif(find_spec("gym_pusht") is None, reason="gym-pusht is missing")
+FEW = ("--env", "pusht", "--episodes", 2, "--processes", 0, "--env-arg", "max_steps=24")
+
+
+@PUSHT
+def test_an_evaluation_in_real_time_is_reported_and_the_same_again(
+    wamkit: Wamkit, saved: Path
+) -> None:
+    late = ("--real-time", "--delay-ms", "120-300,500/4", "--set", "schedules.action.steps=3")
+    code, out, err = wamkit("eval", saved, *FEW, *late, "--json")
+    assert code == 0, err
+    found = json.loads(out)["real_time"]
+    assert found["delay_ms"] == [120, 300] and found["spike_ms"] == 500 and found["prefix"]
+    assert 2 <= found["delay_steps"]["mean"] <= 5 and found["delay_steps"]["max"] <= 5
+    assert found["steps"] >= 48 and found["chunk_merge"] == "replace"
+    again = json.loads(wamkit("eval", saved, *FEW, *late, "--json")[1])
+    assert again["real_time"] == found and again["return"] == json.loads(out)["return"]
+    code, out, _ = wamkit("eval", saved, *FEW, *late, "--chunk-merge", "append")
+    assert code == 0 and "append, no prefix" in out and "steps without an action" in out
+
+
+@PUSHT
+def test_no_delay_is_the_same_as_a_world_that_waits(wamkit: Wamkit, saved: Path) -> None:
+    plain = json.loads(wamkit("eval", saved, *FEW, "--json")[1])
+    late = ("--real-time", "--delay-ms", "0", "--prefix-mode", "none")
+    real = json.loads(wamkit("eval", saved, *FEW, *late, "--json")[1])
+    assert real["return"] == plain["return"] and real["real_time"]["delay_steps"]["max"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--delay-ms", "120"), "have no meaning while the world waits"),
+        (("--chunk-merge", "append"), "have no meaning while the world waits"),
+        (("--real-time",), "--real-time without a delay"),
+        (("--real-time", "--delay-ms", "fast"), "--delay-ms 'fast' is no delay"),
+        (("--real-time", "--delay-ms", "200-100"), "is no delay up to"),
+        (("--real-time", "--delay-ms", "99999"), "is no delay up to 60000 ms"),
+        (("--real-time", "--delay-ms", "120"), "--real-time has no meaning for random"),
+    ],
+)
+def test_what_is_no_delay_is_refused(wamkit: Wamkit, args: tuple[str, ...], message: str) -> None:
+    code, _, err = wamkit("eval", "random", "--env", "pusht", *args)
+    assert code == 2 and message in err
+
+
+def test_a_delay_is_read_as_it_is_written() -> None:
+    found = parse_real_time(True, "80.5-150,500/20", "replace", "auto")
+    assert found == RealTimeOptions(80.5, 150, 500, 20, "replace", "auto")
+    assert parse_real_time(False, None, "replace", "auto") is None
+
+
+def test_a_prefix_is_of_a_mode_that_the_policy_takes() -> None:
+    from serving import policy
+
+    def mode(prefix: str, merge: str = "replace") -> Any:
+        return RealTimeOptions(120, 120, 0, 0, merge, prefix).prefix_mode(policy().spec)
+
+    assert mode("auto") == "guided" and mode("freeze") == "freeze"
+    assert mode("none") is None and mode("auto", "append") is None
+    with pytest.raises(WamkitError, match="it learned no prefix"):
+        mode("trained")
+    with pytest.raises(WamkitError, match="no mode of a prefix is called 'guide'"):
+        mode("guide")

@@ -1,0 +1,108 @@
+"""`wamkit eval --real-time`: delays as they are typed, and the runner whose chunks come late."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WamkitError, did_you_mean
+
+if TYPE_CHECKING:
+    from ..config.spec import PolicySpec
+    from ..policy.policy import Policy
+    from ..simulate.real_time import RealTimeRunner
+
+DELAY = re.compile(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?)/(\d+))?")
+HINT = "write milliseconds: 120, or 80-150, or with one in 20 of 500 ms: 120,500/20"
+LONGEST = 60_000
+"""Milliseconds of a delay at most."""
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class RealTimeOptions:
+    """How late chunks come, and what is executed meanwhile."""
+
+    low: float
+    high: float
+    spike: float
+    every: int
+    merge: str
+    prefix: str
+
+    def prefix_mode(self, spec: PolicySpec) -> str | None:
+        """Mode of a prefix: the typed one, or what the policy takes; None for none.
+
+        Raises WamkitError if it takes none of the typed mode.
+        """
+        from ..config.prefix import MODES, act_refusal
+        from ..runtime.latency import delay_steps
+
+        if self.prefix == "none" or (self.prefix == AUTO and self.merge != "replace"):
+            return None
+        steps = max(1, delay_steps(max(self.high, self.spike) / 1000, spec.actions.control_hz))
+        if self.prefix == AUTO:
+            found = (mode for mode in MODES if act_refusal(spec, mode, steps) is None)
+            return next(found, None)
+        if self.prefix not in MODES:
+            hint = did_you_mean(self.prefix, list(MODES), f"known are {', '.join(MODES)} and none")
+            raise WamkitError(f"no mode of a prefix is called {self.prefix!r}", hint)
+        if (refusal := act_refusal(spec, self.prefix, steps)) is not None:
+            raise WamkitError(*refusal)
+        return self.prefix
+
+    def runner(
+        self,
+        policy: Policy,
+        views: Mapping[str, str],
+        execute_steps: int,
+        act_options: Mapping[str, Any],
+        *,
+        imagine: bool,
+    ) -> RealTimeRunner:
+        """A runner with delays that each episode draws from its own seed."""
+        from ..runtime.latency import SimulatedDelay
+        from ..simulate.real_time import RealTimeRunner
+
+        def delay(seed: int) -> SimulatedDelay:
+            ends = self.low / 1000, self.high / 1000
+            return SimulatedDelay(ends, spike=self.spike / 1000, every=self.every, seed=seed)
+
+        return RealTimeRunner(
+            policy,
+            views,
+            execute_steps,
+            act_options,
+            delay,
+            merge=self.merge,
+            prefix=self.prefix_mode(policy.spec),
+            imagine=imagine,
+        )
+
+
+def parse_real_time(
+    real_time: bool, delay_ms: str | None, merge: str, prefix: str
+) -> RealTimeOptions | None:
+    """The options as they were typed; None where the world waits for the policy.
+
+    Raises WamkitError for a delay that is none, or options without a meaning.
+    """
+    if not real_time:
+        if delay_ms is not None or merge != "replace" or prefix != AUTO:
+            raise WamkitError(
+                "--delay-ms, --chunk-merge and --prefix-mode have no meaning while the world waits",
+                "add --real-time, in which it goes on while the policy computes",
+            )
+        return None
+    if delay_ms is None:
+        raise WamkitError("--real-time without a delay", "add --delay-ms 120")
+    found = DELAY.fullmatch(delay_ms)
+    if found is None:
+        raise WamkitError(f"--delay-ms {delay_ms!r} is no delay", HINT)
+    low = float(found[1])
+    high, spike, every = float(found[2] or low), float(found[3] or 0), int(found[4] or 0)
+    if low > high or max(high, spike) > LONGEST:
+        raise WamkitError(f"--delay-ms {delay_ms!r} is no delay up to {LONGEST} ms", HINT)
+    return RealTimeOptions(low, high, spike, every, merge, prefix)
