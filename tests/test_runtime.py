@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from serving import policy
 
-from wamkit.errors import WamkitError
+from wamkit.errors import BusyError, WamkitError
 from wamkit.runtime import (
     LatencyWindow,
     Pacer,
@@ -203,9 +203,9 @@ def test_a_reply_beyond_its_chunk_is_dropped() -> None:
 
 def test_requests_that_fail_are_sent_again_and_end_the_run_if_they_always_fail() -> None:
     plan = Plan()
-    plan.faults = [WamkitError("busy"), WamkitError("busy")]
+    plan.faults = [WamkitError("lost"), WamkitError("lost"), *[BusyError("busy")] * 5]
     report = (body := Body(plan)).robot.run(20)
-    assert report.failed_requests == 2 and body.made == list(range(20))
+    assert report.failed_requests == 7 and body.made == list(range(20))
     plan.faults = [WamkitError("no 'prompt'")] * 3
     with pytest.raises(WamkitError, match="no 'prompt'"):
         (body := Body(plan)).robot.run(20)
@@ -213,6 +213,30 @@ def test_requests_that_fail_are_sent_again_and_end_the_run_if_they_always_fail()
     plan.faults = [ValueError("a bug")]
     with pytest.raises(ValueError, match="a bug"):
         Body(plan).robot.run(20)
+
+
+def test_a_reply_to_a_run_that_has_ended_is_no_part_of_the_next_one() -> None:
+    body = Body(Plan())
+    for _ in range(3):
+        body.made.clear()
+        assert body.robot.run(7).stale_chunks == 0 and body.made == list(range(7))
+    slow, asked, free = Plan(), threading.Event(), threading.Event()
+    plain = slow.infer
+
+    def infer(observation: Mapping[str, Any]) -> dict[str, Any]:
+        reply = plain(observation)
+        if len(slow.requests) == 2:
+            asked.set()
+            assert free.wait(60)
+        return reply
+
+    slow.infer = infer  # type: ignore[method-assign]
+    body = Body(slow, delay=None, clock=None, control_hz=200)
+    body.robot.run(6)
+    assert asked.wait(60)
+    body.made.clear()
+    threading.Timer(0.05, free.set).start()
+    assert body.robot.run(6).steps == 6 and body.made == list(range(6))
 
 
 def test_a_policy_that_never_answers_ends_the_run_after_patience() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import SEEN, policy
+from serving import SEEN, policy, until
 
-from wamkit.errors import WamkitError
+from wamkit.errors import BusyError, WamkitError
 from wamkit.policy.observation import Observation
 from wamkit.serve.batching import Batcher, Job
 from wamkit.serve.client import Client
@@ -193,7 +193,7 @@ def test_a_full_queue_refuses_and_nothing_is_computed_for_who_left() -> None:
     async def play(batcher: Batcher, batches: list[list[Any]]) -> list[Any]:
         jobs = [Job(object(), "a", n, wanted=lambda n=n: n != 1) for n in range(3)]  # type: ignore[misc]
         futures = [batcher.submit(job) for job in jobs]
-        with pytest.raises(WamkitError, match="the server is busy: 3 requests wait"):
+        with pytest.raises(BusyError, match="the server is busy: 3 requests wait"):
             batcher.submit(Job(object(), "a", 9))
         running = asyncio.create_task(batcher.run())
         found = await asyncio.gather(*futures)
@@ -204,6 +204,32 @@ def test_a_full_queue_refuses_and_nothing_is_computed_for_who_left() -> None:
 
     found, batches = run(play, queue=3, max_wait=0)
     assert found == ["reply 0", None, "reply 2", None] and batches == [[0, 2]]
+
+
+def test_a_request_that_may_be_sent_again_later_is_refused_as_busy(monkeypatch: Any) -> None:
+    going, free = threading.Event(), threading.Event()
+    plain = policy().sample
+
+    def sample(*args: Any, **kwargs: Any) -> Any:
+        going.set()
+        assert free.wait(60)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(policy(), "sample", sample)
+    with served(queue=1, batch=1) as (server, address), ThreadPoolExecutor(2) as pool:
+        clients = [Client(*address) for _ in range(3)]
+        first = pool.submit(clients[0].infer, SEEN)
+        assert going.wait(60)
+        second = pool.submit(clients[1].infer, SEEN)
+        until(lambda: len(server.batcher.waiting) == 1)
+        with pytest.raises(BusyError, match="says: the server is busy: 1 requests wait"):
+            clients[2].infer(SEEN)
+        free.set()
+        for reply in (first, second):
+            assert reply.result(60)["actions"].shape == (8, 4)
+        assert clients[2].infer(SEEN)["actions"].shape == (8, 4)
+        for client in clients:
+            client.close()
 
 
 def test_an_error_of_one_batch_ends_no_other() -> None:

@@ -31,6 +31,10 @@ class WamkitError(ValueError):
         self.hint = hint
 
 
+class BusyError(WamkitError):
+    """Refused for now by a server that has too much to do; the same may succeed later."""
+
+
 class Finding(BaseModel):
     """Something about a spec that one should know, and what to do about it. A value."""
 

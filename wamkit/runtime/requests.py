@@ -37,6 +37,7 @@ class Requests:
     def __init__(self, policy: ChunkSource, clock: Clock) -> None:
         self.policy, self.clock = policy, clock
         self._running: Future[Reply] | None = None
+        self._dropped = False
 
     @property
     def in_flight(self) -> bool:
@@ -61,7 +62,12 @@ class Requests:
         if self._running is None or not self._running.done():
             return None
         done, self._running = self._running.result(), None
-        return done
+        dropped, self._dropped = self._dropped, False
+        return None if dropped else done
+
+    def drop(self) -> None:
+        """Drop the reply to a request that is in flight; the next one waits for it."""
+        self._dropped = self.in_flight
 
     def _ask(self, observation: Mapping[str, Any], begun: float) -> Reply:
         answer: Mapping[str, Any] | None = None
@@ -102,3 +108,7 @@ class DelayedRequests(Requests):
             return None
         reply, self._held = self._held[0], None
         return reply
+
+    def drop(self) -> None:
+        """Drop the reply at once."""
+        self._held = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import WamkitError, did_you_mean
+from ..errors import BusyError, WamkitError, did_you_mean
 from .latency import LatencyWindow, SimulatedDelay, percentile
 from .merging import MERGES, Actions, jump
 from .pacing import Clock, Pacer, SystemClock
@@ -114,6 +114,7 @@ class Robot:
         self._executed_at_request = self._expected = self._failures = 0
         self._still, self._begun = True, False
         self._ended.clear()
+        self._requests.drop()  # of a run before
         pacer, most = Pacer(self.control_hz, self.clock), float("inf") if steps is None else steps
         waiting_since = until = self.clock.now()
         try:
@@ -191,8 +192,10 @@ class Robot:
         """Merge a chunk. Raises the error of a request that failed too often."""
         report = self._report
         if reply.error is not None:
-            self._failures += 1
             report.failed_requests += 1
+            if isinstance(reply.error, BusyError):
+                return  # it is asked again, for as long as `patience` lasts
+            self._failures += 1
             if self._failures >= MOST_FAILURES or not isinstance(reply.error, WamkitError):
                 raise reply.error
             return

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from ..errors import WamkitError
-from .limits import Limits
+from ..errors import BusyError
+from .limits import BUSY, Limits
 
 
 @dataclass
@@ -58,14 +58,14 @@ class Batcher:
     def submit(self, job: Job) -> asyncio.Future[Any]:
         """Put a request into the queue; its reply is the result of the future.
 
-        Raises WamkitError if the queue is full: nobody waits for a turn that comes too late.
+        Raises BusyError if the queue is full: nobody waits for a turn that comes too late.
         """
         if self.closed:
             _finish(job, None)
             return job.done
         if len(self.waiting) >= self.limits.queue:
-            raise WamkitError(
-                f"the server is busy: {len(self.waiting)} requests wait, and no more are taken",
+            raise BusyError(
+                f"{BUSY}: {len(self.waiting)} requests wait, and no more are taken",
                 "send the request again later, or start `wamkit serve` with a larger --max-queue",
             )
         self.waiting.append(job)

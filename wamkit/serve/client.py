@@ -10,9 +10,10 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from ..errors import WamkitError
+from ..errors import BusyError, WamkitError
 from ..files.pixels import to_jpeg
 from .codec import LIMIT, pack, unpack
+from .limits import BUSY
 from .quoting import truncate_text
 
 TRY_AGAIN = 1013
@@ -83,7 +84,8 @@ class Client:
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to an observation: `actions`, `server_timing`, `policy_timing`, `num_images`.
 
-        Raises WamkitError with the message of the server if it refuses the observation.
+        Raises WamkitError with the message of the server if it refuses the observation, BusyError
+        if it may be sent again later.
         """
         anew = {"reset": True} if self._anew else {}
         self._count += 1
@@ -160,6 +162,8 @@ class Client:
             self._line.close()
             raise
         if isinstance(answer, str):
+            if answer.startswith(BUSY):
+                raise BusyError(f"{self.address} says: {truncate_text(answer)}")
             raise WamkitError(f"{self.address} says: {truncate_text(answer)}")
         found: dict[str, Any] = unpack(answer)
         return found

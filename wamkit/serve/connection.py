@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import State
 
-from .limits import Admission
+from .limits import BUSY, Admission
 
 FRAME = 300
 """Memory of a frame object besides its payload, in bytes, rounded up."""
@@ -98,7 +98,7 @@ class Connection(ServerConnection):
         held, limit = self.admission.bytes_held, self.admission.limits.buffer
         if held + more > limit:
             return (
-                f"the server is busy: clients hold {held >> 20} MiB, and images of "
+                f"{BUSY}: clients hold {held >> 20} MiB, and images of "
                 f"{nbytes >> 20} MiB are more than it takes\n  hint: send smaller images"
             )
         self._current = nbytes

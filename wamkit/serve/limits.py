@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .connection import Connection
 
+BUSY = "the server is busy"
+"""How the message to a request begins that may be sent again later."""
 TRY_AGAIN = 1013
 """Close code of a client that makes room for another one (RFC 6455, registry of close codes)."""
 

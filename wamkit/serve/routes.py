@@ -124,7 +124,7 @@ def _authorization(request: Request) -> str | None:
 def _is_own_name(host: str) -> bool:
     """True if a browser asked for an address, or this machine by its name.
 
-    A page of a stranger can give its own name the address of this machine, and would then read what
+    An untrusted page can give its own name the address of this machine, and would then read what
     is answered there.
     """
     name = ""
