@@ -175,6 +175,10 @@ def command(
         raise WamkitError(
             "--execute-steps is of --protocol vla-eval", "openpi's clients choose it themselves"
         )
+    if watch and protocol != "openpi":
+        raise WamkitError(
+            "--watch shows requests of openpi's protocol", "leave it out with --protocol vla-eval"
+        )
     from ..serve.keys import ApiKeys, read_keys
     from ..serve.limits import Limits
     from ..serve.protocol import keys_of
@@ -209,7 +213,7 @@ def command(
             from ..serve.vla_eval import VlaEvalServer
 
             server = VlaEvalServer(
-                policy, named, renamed, patience, limits, keys, watch, execute_steps=execute_steps
+                policy, named, renamed, patience, limits, keys, execute_steps=execute_steps
             )
         with spinner("warming up"):
             server.warm_up(prompt or ())
