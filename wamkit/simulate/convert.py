@@ -55,16 +55,18 @@ def convert(
         raise WamkitError(f"{out} is there already", "choose another folder")
     if not files:
         raise WamkitError("no file to convert", f"wamkit data convert {config.name} FILE --out DIR")
-    opened = [config.open_demonstrations(file) for file in files]
-    robot = opened[0].robot
-    if others := [str(f) for f, one in zip(files, opened, strict=True) if one.robot != robot]:
+    demonstrations = [config.open_demonstrations(file) for file in files]
+    robot = demonstrations[0].robot
+    if others := [
+        str(f) for f, one in zip(files, demonstrations, strict=True) if one.robot != robot
+    ]:
         raise WamkitError(
             f"{', '.join(others)}: not of the same robot and image size as {files[0]}",
             "convert them into a data set of their own",
         )
     episodes, frames, instructions = 0, 0, dict[str, None]()
     with open_dataset(out, robot, image_format, codec) as made:
-        for one in opened:
+        for one in demonstrations:
             for rollout in one.rollouts:
                 add_rollout(made, rollout)
                 episodes, frames = episodes + 1, frames + len(rollout.frames)

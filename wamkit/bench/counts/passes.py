@@ -217,18 +217,21 @@ class Measured:
             torch.zeros(1, guide, *shape, device="meta") if guide else None,
         )
 
-    def vectors(self, sizes: tuple[int, int, int], following: int, value: int) -> dict[str, Any]:
-        """Noisy vectors and the state, as parts of inputs."""
+    def vectors(
+        self, head: Any, sizes: tuple[int, int, int], following: int, value: int
+    ) -> dict[str, Any]:
+        """Noisy vectors, in the form that `head` reads, and the state, as parts of inputs."""
         chunk, action, size = sizes
 
-        def noisy(*shape: int) -> NoisyVectors:
-            return NoisyVectors(torch.zeros(1, *shape, device="meta"), level_of(1.0))
+        def noisy(modality: str, *shape: int) -> NoisyVectors:
+            x = head.to_latent(modality, torch.zeros(1, *shape, device="meta"))
+            return NoisyVectors(x, level_of(1.0))
 
         return {
-            "action": noisy(chunk, action),
+            "action": noisy("action", chunk, action),
             "state": torch.zeros(1, size, device="meta") if size else None,
-            "next_state": noisy(1, size) if following else None,
-            "value": noisy(1, 1) if value else None,
+            "next_state": noisy("next_state", 1, size) if following else None,
+            "value": noisy("value", 1, 1) if value else None,
         }
 
     def frames(self, join: Any, points: Sequence[tuple[int, ...]] = FRAME_POINTS) -> Any:
@@ -314,7 +317,7 @@ def _measure_vectors(costs: Costs, measured: Measured, heads: list[Any]) -> None
         else:
             seen = ModelInputs(measured.text(length), measured.clip("context", 1, height, 2))
             caches[key] = measured.run(head.join, seen, keep=("context", "text"), times=2)[1].cache
-        cache, parts = caches[key], measured.vectors(sizes, following, value)
+        cache, parts = caches[key], measured.vectors(head, sizes, following, value)
         asked = head.prepare(ModelInputs(measured.text(length), **parts))
         groups = head.token_groups(asked) if reads else head.token_groups(asked, cache.roles)
         n = sum(len(group.roles) for group in groups)
@@ -387,7 +390,8 @@ def _count_tokens(costs: Costs, measured: Measured, heads: list[Any], suffix: in
 
     def lengths(build: int) -> dict[str, int]:
         head, sizes = heads[build], BUILDS[build]
-        inputs = head.prepare(ModelInputs(measured.text(8), **measured.vectors(sizes, 0, 0)))
+        vectors = measured.vectors(head, sizes, 0, 0)
+        inputs = head.prepare(ModelInputs(measured.text(8), **vectors))
         reads = costs.reads is not None
         groups = head.token_groups(inputs) if reads else head.token_groups(inputs, ())
         found = Counter(role for group in groups for role in group.roles)

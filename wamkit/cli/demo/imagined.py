@@ -54,9 +54,9 @@ def draw_quality(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             _draw_lines(axes, rows, metric, legend=number == 0)
         else:
             _draw_bars(axes, rows, metric, named=number == 0)
-    words = (f"{name}: {_words(by_horizon[-1])}" for name, by_horizon in rows.items())
+    texts = (f"{name}: {_describe(by_horizon[-1])}" for name, by_horizon in rows.items())
     return plots.inline(
-        figure, f"Quality of imagined frames, at the longest horizon. {'; '.join(words)}"
+        figure, f"Quality of imagined frames, at the longest horizon. {'; '.join(texts)}"
     )
 
 
@@ -104,7 +104,7 @@ def _draw_lines(
         axes.legend()
 
 
-def _words(row: Mapping[str, Any]) -> str:
+def _describe(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{label} {_mean(row, metric):.3g}" for metric, label in LABELS.items())
 
 
