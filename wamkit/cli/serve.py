@@ -213,7 +213,7 @@ def command(
             from ..serve.vla_eval import VlaEvalServer
 
             server = VlaEvalServer(
-                policy, named, renamed, patience, limits, keys, execute_steps=execute_steps
+                policy, named, renamed, patience, limits, keys, watch, execute_steps=execute_steps
             )
         with spinner("warming up"):
             server.warm_up(prompt or ())

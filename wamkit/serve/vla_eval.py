@@ -59,12 +59,12 @@ class VlaEvalRoutes(Routes):
 
     limits = Limits()
 
-    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request of HTTP; None for a websocket, whose handshake goes on."""
         path = request.path.partition("?")[0]
         if path == "/health":
             return respond(http.HTTPStatus.OK, b'{"status": "ok"}\n', JSON)
-        refused = super().answer(connection, request)
+        refused = await super().answer(connection, request)
         if refused is not None or path != "/config":
             return refused
         config = {
@@ -87,11 +87,14 @@ class VlaEvalServer(Server):
         patience: SessionTimeouts | None = None,
         limits: Limits | None = None,
         keys: ApiKeys | None = None,
+        watch: bool = False,
         *,
         execute_steps: int | None = None,
     ) -> None:
-        super().__init__(policy, name, None, patience, limits, keys)
-        self.routes = VlaEvalRoutes(self.admission, self.metrics, keys or ApiKeys(), self._gauges)
+        super().__init__(policy, name, None, patience, limits, keys, watch)
+        self.routes = VlaEvalRoutes(
+            self.admission, self.metrics, keys or ApiKeys(), self._gauges, self.watch, self._readers
+        )
         self.routes.limits = self.limits
         spec, stateful = policy.spec, policy.paradigm.stateful
         chunk = spec.actions.chunk_size
