@@ -15,7 +15,9 @@ from .pacing import Clock
 class ChunkSource(Protocol):
     """A policy that answers observations with chunks: a client of a server, or one of here."""
 
-    metadata: Mapping[str, Any]
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The greeting: what the policy takes and returns."""
 
     def infer(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
         """The reply to an observation, with `actions` [N, A]; raises WamkitError."""
