@@ -285,12 +285,13 @@ def test_no_code_of_a_repository_is_run() -> None:
 
 def test_files_are_small() -> None:
     page = [file for ending in ("js", "css", "j2") for file in CORE.rglob(f"*.{ending}")]
-    for file in [*_files(CORE), *_files(ROOT / "plugins"), *page]:
+    for file in [*_files(CORE), *_files(ROOT / "plugins"), *_files(ROOT / "integrations"), *page]:
         assert len(file.read_text().splitlines()) <= 450, f"{file.relative_to(ROOT)} is too long"
 
 
 def test_every_file_begins_with_a_docstring() -> None:
-    for file in [*_files(CORE), *_files(ROOT / "plugins"), *_files(ROOT / "examples")]:
+    folders = [CORE, *(ROOT / name for name in ("plugins", "integrations", "examples"))]
+    for file in [file for folder in folders for file in _files(folder)]:
         doc = ast.get_docstring(ast.parse(file.read_text()))
         assert doc, f"{file.relative_to(ROOT)} does not say what it is"
 
@@ -315,7 +316,7 @@ def test_help_and_list_are_quick_and_import_no_torch(args: list[str], capsys: An
 
 
 def test_no_file_holds_both_sides_of_a_merge() -> None:
-    folders = ("wamkit", "plugins", "tests", "examples", "benchmarks", "docs")
+    folders = ("wamkit", "plugins", "integrations", "tests", "examples", "benchmarks", "docs")
     files = [*ROOT.glob("*.*"), *(f for name in folders for f in (ROOT / name).rglob("*.*"))]
     marks = ("<" * 7 + " ", ">" * 7 + " ")
     for file in files:

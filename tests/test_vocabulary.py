@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("wamkit", "plugins", "examples", "tests", "benchmarks", "docs")
+FOLDERS = ("wamkit", "plugins", "integrations", "examples", "tests", "benchmarks", "docs")
 FILES = sorted(
     file
     for folder in FOLDERS
