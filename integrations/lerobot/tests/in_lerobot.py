@@ -126,6 +126,20 @@ def compare_memory(home: Path) -> dict[str, Any]:
     return {"memory": worst, "memory_rtc": mine.supports_rtc()}
 
 
+def roll_out(home: Path) -> dict[str, int]:
+    """Actions that a robot executes, without and with real-time chunking."""
+    from robot_in_memory import InMemoryRobot
+
+    found = {}
+    for inference in ("sync", "rtc"):
+        InMemoryRobot.executed = 0
+        robot = ["--robot.type=robot_in_memory", "--fps=10", "--duration=2", "--task=push"]
+        robot += ["--play_sounds=false", f"--inference.type={inference}", "--policy.device=cpu"]
+        call("rollout", f"--policy.path={home / 'lerobot'}", *robot)
+        found[inference] = InMemoryRobot.executed
+    return found
+
+
 def refusals(home: Path) -> dict[str, str]:
     """Messages about what does not fit."""
     from lerobot_policy_wamkit.configuration_wamkit import WamkitConfig, policy_features
@@ -181,6 +195,7 @@ def main(home: Path) -> None:
         call("eval", *policy, *evaluate, f"--output_dir={home / name}")
         result = json.loads((home / name / "eval_info.json").read_text())
         found["episodes"][name] = result["overall"]["n_episodes"]
+    found["executed"] = roll_out(home)
     print(json.dumps(found))
 
 

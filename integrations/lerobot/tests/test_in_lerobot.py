@@ -102,3 +102,7 @@ def test_it_trains_and_is_saved_in_wamkits_format(found: dict[str, Any]) -> None
 
 def test_it_is_evaluated_in_environments_of_lerobot(found: dict[str, Any]) -> None:
     assert found["episodes"] == {"path": 2, "type": 2}
+
+
+def test_a_robot_of_lerobot_executes_its_actions(found: dict[str, Any]) -> None:
+    assert found["executed"]["sync"] > 0 and found["executed"]["rtc"] > 0
