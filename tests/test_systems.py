@@ -57,7 +57,7 @@ def test_every_stated_difference_is_a_bound_of_a_test(record: dict[str, Any]) ->
     assert not unread, f"no test compares with {', '.join(sorted(unread))} of {file.name}"
 
 
-OWN = {"metaworld.toml", "toy.toml"}
+OWN = {"libero.toml", "metaworld.toml", "toy.toml"}
 """Compositions of our own, of no published system."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 
