@@ -17,6 +17,7 @@ from ..errors import WamkitError
 from ..files.printable import OneLine
 from ._options import Device, Overrides, Quantize, Source, Tiny
 from ._output import note, say, show_table, spinner, table
+from ._protocols import draw_protocol
 from ._sources import resolve_source
 
 if TYPE_CHECKING:
@@ -122,9 +123,10 @@ def command(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["openpi", "vla-eval"],
+        Literal["openpi", "auto", "roboarena", "starvla", "gr00t", "cosmos", "sglang", "vla-eval"],
         typer.Option(
-            help="openpi's, or that of vla-eval, whose benchmarks ask for one action at a time."
+            help="Protocol of the clients. auto tells openpi, RoboArena and starVLA apart by the "
+            "first message; vla-eval's benchmarks ask for one action at a time.",
         ),
     ] = "openpi",
     execute_steps: Annotated[
@@ -143,6 +145,14 @@ def command(
             "imagines, actions and latency.",
         ),
     ] = False,
+    robot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="Keys, units and signs of the robot: droid, libero, aloha, so101, roboarena, "
+            "cosmos_aloha, or a file of your own.",
+        ),
+    ] = None,
     mode: Annotated[
         Literal["eager", "compile", "graph", "compile+graph"],
         typer.Option(help="Run mode."),
@@ -182,6 +192,8 @@ def command(
     from ..serve.keys import ApiKeys, read_keys
     from ..serve.limits import Limits
     from ..serve.protocol import keys_of
+    from ..serve.protocols import robot_of, serve_protocol
+    from ..serve.robot_map import read_robot
     from ..serve.server import Server, address_of, bind
     from ..serve.sessions import SessionTimeouts
     from ..serve.signals import Signals
@@ -191,7 +203,12 @@ def command(
         named, source = source.stem, resolve_source(source)
         spec, notes = chosen(source, overrides or [], tiny=tiny)
         renamed = _parse_camera_map(view or [])
-        keys_of(spec, renamed)  # before any weight is loaded: are the views there?
+        chosen_robot = None if robot is None else read_robot(robot)
+        robot_map = robot_of(protocol, spec, chosen_robot, renamed)
+        if robot_map is None:
+            keys_of(spec, renamed)  # before any weight is loaded: are the views there?
+        else:
+            renamed = {}
         keys = ApiKeys() if api_key_file is None else read_keys(api_key_file)
         listener = bind(host, port)
         policy, untrained = load_policy(source, spec, device, overrides or [], quantize)
@@ -207,14 +224,13 @@ def command(
             batch=max_batch or (8 if mode == "eager" else 1),
             max_wait=max_wait_ms / 1000,
         )
-        if protocol == "openpi":
-            server = Server(policy, named, renamed, patience, limits, keys, watch)
-        else:
-            from ..serve.vla_eval import VlaEvalServer
-
-            server = VlaEvalServer(
-                policy, named, renamed, patience, limits, keys, watch, execute_steps=execute_steps
-            )
+        server = make_server(
+            protocol,
+            (policy, named, renamed, patience, limits, keys),
+            robot_map,
+            watch=watch,
+            execute_steps=execute_steps,
+        )
         with spinner("warming up"):
             server.warm_up(prompt or ())
             gc.collect()
@@ -262,9 +278,11 @@ async def _serve(
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
         watched = {"watch": server.watch is not None}
         if server.protocol == "openpi":
-            _draw({**server.handler.metadata(), "session": kept, **watched}, *address)
+            _draw({**server.metadata(), "session": kept, **watched}, *address)
+        elif server.protocol == "vla-eval":
+            _draw_benchmark({**server.metadata(), **watched}, *address)
         else:
-            _draw_benchmark({**server.handler.metadata(), **watched}, *address)
+            draw_protocol(server.protocol, server.metadata(), *address)
         sys.stdout.flush()
         await ended.wait()
         logging.getLogger("wamkit.serve").info(
@@ -302,10 +320,13 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
             continue
         made.add_row(camera["key"], f"uint8 [{moments}height, width, 3], made {height} x {width}")
         lines.append(f'"{camera["key"]}": np.zeros(({moments}{height}, {width}, 3), np.uint8),')
-    if size := meta["state"]["size"]:
-        made.add_row(meta["state"]["key"], f"{size} values in physical units")
-        lines.append(f'"{meta["state"]["key"]}": np.zeros({size}, np.float32),')
-    made.add_row("prompt", "the task instruction")
+    state = meta["state"]
+    sizes = state.get("keys", {state["key"]: state["size"]} if state["size"] else {})
+    for key, size in sizes.items():
+        made.add_row(key, f"{size} values in physical units")
+        lines.append(f'"{key}": np.zeros({size}, np.float32),')
+    prompt = meta.get("prompt", "prompt")
+    made.add_row(prompt, "the task instruction")
     made.add_row("seed", "may be left out; the same seed gives the same actions")
     made.add_row("reset", "may be left out; True begins a new episode")
     if meta["stateful"]:
@@ -315,7 +336,7 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
     if meta.get("prefix"):
         made.add_row("prefix", "may be left out; the actions that the chunk begins with")
     show_table(made)
-    example = "\n        ".join([*lines, '"prompt": "pick up the cup",'])
+    example = "\n        ".join([*lines, f'"{prompt}": "pick up the cup",'])
     say("\nA client", "bold")
     say(
         "import numpy as np\n"

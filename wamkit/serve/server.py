@@ -16,7 +16,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread
@@ -38,6 +38,7 @@ from .keys import ApiKeys
 from .limits import Admission, Limits
 from .metrics import Metrics
 from .protocol import NUMBER, ParsedRequest, RequestHandler, check_request_number
+from .robot_map import RobotMap
 from .routes import SHUTDOWN, Routes
 from .sessions import ServerSession, Sessions, SessionTimeouts, log
 from .watch import Watch
@@ -78,6 +79,8 @@ class Request:
     """Why it is refused."""
     seconds: float = 0.0
     """Seconds that it took to read."""
+    encode: Callable[[dict[str, Any]], Any] = pack
+    """Makes a message of its reply."""
 
 
 class Server:
@@ -90,6 +93,8 @@ class Server:
 
     Set the policy's mode before: settings of torch in one thread do not hold in another, so
     the policy's thread works under the settings of the thread that makes the server.
+
+    With `robot`, requests and replies have the keys, units and signs of that robot.
     """
 
     protocol = "openpi"
@@ -103,8 +108,10 @@ class Server:
         limits: Limits | None = None,
         keys: ApiKeys | None = None,
         watch: bool = False,
+        robot: RobotMap | None = None,
     ) -> None:
         """With `watch`, a page at `/watch` shows what robots send and what the policy imagines."""
+        self.robot = None if robot is None else robot.bind(policy.spec)
         self.policy, self.patience = policy, patience or SessionTimeouts()
         self.sessions = Sessions(policy.session, self.patience)
         self.handler = RequestHandler(policy, name or policy.spec.backbone.name, renamed or {})
@@ -117,6 +124,11 @@ class Server:
         self.routes = Routes(
             self.admission, self.metrics, keys or ApiKeys(), self._gauges, self.watch, self._readers
         )
+
+    def metadata(self) -> dict[str, Any]:
+        """The greeting: keys and shapes of requests and replies."""
+        found = self.handler.metadata()
+        return found if self.robot is None else self.robot.describe(found)
 
     def warm_up(self, prompts: Sequence[str] = ()) -> None:
         """Sample chunks before a client waits, as `PolicyWorker.warm_up`."""
@@ -133,23 +145,7 @@ class Server:
         """
         computing = asyncio.create_task(self.batcher.run())
         try:
-            async with serve(
-                self._client,  # type: ignore[arg-type]
-                sock=listener,
-                compression=None,
-                max_size=self.limits.message,
-                max_queue=1,
-                origins=[None],
-                process_request=self.routes.answer,
-                process_response=self.routes.admit,
-                ping_interval=self.patience.ping_interval,
-                ping_timeout=self.patience.ping_timeout,
-                close_timeout=CLOSE_TIMEOUT,
-                logger=silent,
-                create_connection=partial(  # type: ignore[arg-type]
-                    Connection, admission=self.admission
-                ),
-            ):
+            async with self._listen(listener):
                 try:
                     yield
                 finally:
@@ -159,6 +155,26 @@ class Server:
             self.sessions.clear()
             self._readers.shutdown()
             self.worker.close()
+
+    def _listen(self, listener: socket.socket) -> AbstractAsyncContextManager[Any]:
+        """Accept clients within the block."""
+        return serve(
+            self._client,  # type: ignore[arg-type]
+            sock=listener,
+            compression=None,
+            max_size=self.limits.message,
+            max_queue=1,
+            origins=[None],
+            process_request=self.routes.answer,
+            process_response=self.routes.admit,
+            ping_interval=self.patience.ping_interval,
+            ping_timeout=self.patience.ping_timeout,
+            close_timeout=CLOSE_TIMEOUT,
+            logger=silent,
+            create_connection=partial(  # type: ignore[arg-type]
+                Connection, admission=self.admission
+            ),
+        )
 
     async def _drain(self, computing: asyncio.Task[None]) -> None:
         """Finish the running batch, refuse waiting requests, and close every connection."""
@@ -202,7 +218,7 @@ class Server:
         connection.served = held.served
         greeting = {"id": held.name, "resumed": resumed, "timeout": self.patience.session_timeout}
         try:
-            await connection.send(pack({**self.handler.metadata(), "session": greeting}))
+            await connection.send(pack({**self.metadata(), "session": greeting}))
             while not self.admission.draining:
                 message = await connection.next_message()
                 held.last_request_time = monotonic()
@@ -242,8 +258,18 @@ class Server:
             if isinstance(message, str):
                 raise WamkitError("a text frame", "send binary frames of msgpack")
             found = unpack(message)
+        except WamkitError as error:
+            request.fault = str(error)
+            return
+        self._parse(request, found)
+
+    def _parse(self, request: Request, found: Any) -> None:
+        """Validate a message that was unpacked. Runs in a thread of its own."""
+        try:
             if isinstance(found, dict) and NUMBER in found:
                 request.number = check_request_number(found.pop(NUMBER), None)
+            if self.robot is not None:
+                found = self.robot.to_request(found)
             parsed: ParsedRequest | dict[str, Any] = found
             if self.policy.paradigm.stateful:
                 self.handler.expect_keys(found)
@@ -328,10 +354,10 @@ class Server:
         if request.before is not None:
             timing["prev_total_ms"] = 1000 * request.before
         reply = {**answer, "server_timing": timing}
-        packed = pack(reply)
         parsed = None if request.work is None else request.work.request
         if self.watch is not None and isinstance(parsed, ParsedRequest):
             self.watch.observe(held.short, parsed, reply)
+        packed = request.encode(reply if self.robot is None else self.robot.to_reply(reply))
         held.served = request.connection.served = True
         held.number, held.reply = request.number, packed if request.number is not None else None
         self.metrics.count("answered", total)
