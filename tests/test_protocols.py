@@ -53,6 +53,7 @@ def served(protocol: str, robot: RobotMap | None = None, **more: Any) -> Iterato
     """A server of a protocol, and its address."""
     found = robot_of(protocol, policy().spec, robot, more.pop("renamed", {}))
     listener = bind("127.0.0.1", 0)
+    address = address_of(listener)
     made: Server
     if protocol == "openpi":
         made = Server(policy(), "toy", robot=found, **more)
@@ -60,7 +61,7 @@ def served(protocol: str, robot: RobotMap | None = None, **more: Any) -> Iterato
         assert found is not None
         made = serve_protocol(protocol, found, policy(), "toy", **more)
     with run_in_thread(made, listener):
-        yield made, address_of(listener)
+        yield made, address
 
 
 @contextmanager
@@ -104,3 +105,52 @@ def test_roboarena_is_greeted_with_its_configuration_and_answered_with_an_array(
         assert "endpoint 'act'" in ask(made, {"endpoint": "act"})
         assert "has no 'prompt'" in ask(made, {"endpoint": "infer"})
         assert ask(made, arena()).shape == (8, 4)  # after an error, too
+
+
+def test_starvla_gets_its_envelope() -> None:
+    example = {"image": [IMAGE], "lang": WORDS, "state": np.array([STATE], np.float32)}
+    payload = {"examples": [example], "do_sample": False, "use_ddim": True, "num_ddim_steps": 10}
+    with line("starvla") as made:
+        metadata = unpack(made.recv())
+        assert metadata["action_chunk_size"] == 8
+        assert metadata["action_keys"] == ["arm", "gripper"]
+        pong = ask(made, {"type": "ping", "request_id": "a"})
+        assert pong == {"status": "ok", "ok": True, "type": "ping", "request_id": "a"}
+        reply = ask(made, {"type": "infer", "request_id": "b", "payload": payload})
+        assert reply["ok"] and reply["request_id"] == "b" and reply["type"] == "inference_result"
+        assert reply["data"]["actions"].shape == (1, 8, 4)
+        assert ask(made, payload)["data"]["actions"].shape == (1, 8, 4)  # without an envelope
+        wrong = ask(made, {"type": "infer", "payload": {"examples": [{"lang": WORDS}]}})
+        assert not wrong["ok"] and "0 images" in wrong["error"]["message"]
+        seeded = {"examples": [{**example, "seed": 4}]}
+        same_values(ask(made, seeded)["data"]["actions"][0], expected(4))
+
+
+def test_auto_tells_three_protocols_apart_by_the_first_message() -> None:
+    openpi = {"observation/front": IMAGE, "observation/state": STATE, "prompt": WORDS, "seed": 1}
+    examples = [{"image": [IMAGE], "lang": WORDS, "state": STATE, "seed": 1}]
+    found: dict[str, Any] = {}
+    with served("auto") as (_, address):
+        for name, message in {
+            "openpi": openpi,
+            "arena": {**openpi, "endpoint": "infer", "session_id": "x"},
+            "starvla": {"examples": examples},
+        }.items():
+            with connect("ws://{}:{}".format(*address), proxy=None, max_size=None) as made:
+                greeting = unpack(made.recv())
+                assert {"cameras", "action_space", "action_chunk_size"} <= greeting.keys()
+                found[name] = ask(made, message)
+                if name == "openpi":
+                    assert "has no 'prompt'" in ask(made, {"observation/front": IMAGE})
+    same_values(found["openpi"]["actions"], expected(1))
+    same_values(found["arena"], expected(1))
+    same_values(found["starvla"]["data"]["actions"][0], expected(1))
+
+
+def test_every_protocol_can_be_chosen() -> None:
+    import typing
+
+    from wamkit.cli.serve import command
+
+    option = typing.get_type_hints(command)["protocol"]
+    assert set(typing.get_args(option)) == set(PROTOCOLS)

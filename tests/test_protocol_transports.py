@@ -1,0 +1,202 @@
+"""Protocols over HTTP and ZeroMQ: forms of their authors' codecs, limits and refusals."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from test_protocols import ARM, IMAGE, STATE, WORDS, expected, served
+
+from wamkit.errors import WamkitError
+from wamkit.serve.codec import pack, unpack
+from wamkit.serve.keys import ApiKeys
+from wamkit.serve.limits import Limits
+from wamkit.serve.protocols.gr00t_codec import read_npy
+from wamkit.serve.robot_map import RobotMap
+from wamkit.testing.parity import same_values
+
+KEY = "a-key-of-twenty-signs"
+COSMOS = {"front": "primary_image"}
+
+
+def json_numpy(value: Any) -> Any:
+    """An array as json_numpy writes it."""
+    data = base64.b64encode(value.tobytes()).decode()
+    return {"__numpy__": data, "dtype": value.dtype.str, "shape": list(value.shape)}
+
+
+def from_json_numpy(found: Any) -> Any:
+    data = base64.b64decode(found["__numpy__"])
+    return np.frombuffer(data, found["dtype"]).reshape(found["shape"])
+
+
+def post(address: Any, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    url = "http://{}:{}{}".format(*address, path)
+    sent = {"Content-Type": "application/json"}
+    sent |= {key.replace("_", "-"): value for key, value in headers.items()}
+    request = urllib.request.Request(url, body, sent)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def get(address: Any, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen("http://{}:{}{}".format(*address, path), timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_cosmos_policy_acts_over_http() -> None:
+    seen = {"primary_image": json_numpy(IMAGE), "proprio": json_numpy(np.array(STATE))}
+    seen |= {"task_description": WORDS, "return_all_query_results": False, "seed": 2}
+    with served("cosmos", renamed=COSMOS) as (_, address):
+        status, body = post(address, "/act", json.dumps(seen).encode())
+        assert status == 200
+        reply = json.loads(body)
+        assert reply["value_prediction"] is None
+        same_values(np.stack([from_json_numpy(a) for a in reply["actions"]]), expected(2))
+        twice = json.dumps({"encoded": json.dumps(seen)}).encode()
+        text = json.loads(post(address, "/act", twice)[1])
+        assert json.loads(text)["actions"] == reply["actions"]
+        lists = {**seen, "primary_image": IMAGE.tolist(), "proprio": STATE}
+        assert json.loads(post(address, "/act", json.dumps(lists).encode())[1]) == reply
+        status, body = post(address, "/act", b'{"task_description": "x"}')
+        assert status == 400 and "has no 'primary_image'" in json.loads(body)["error"]
+        assert post(address, "/act", b"[" * 100_000)[0] == 400
+        assert post(address, "/", b"{}")[0] == 404
+        assert get(address, "/healthz") == (200, b"OK\n")
+
+
+def test_sglang_actions_in_json_and_msgpack() -> None:
+    path, png = "/v1/actions/generations", io.BytesIO()
+    from PIL import Image
+
+    Image.fromarray(IMAGE).save(png, "PNG")
+    encoded = {"b64_json": base64.b64encode(png.getvalue()).decode()}
+    front = {"images": {"front": encoded}, "state": STATE}
+    asked = {"input": {"task": WORDS, "observation": front}, "parameters": {"seed": 5}}
+    with served("sglang") as (_, address):
+        metadata = json.loads(get(address, "/v1/actions/metadata")[1])
+        assert metadata["input"] == {"image_keys": ["front"], "image_size": [32, 32], "state_dim": 2}
+        status, body = post(address, path, json.dumps(asked).encode())
+        assert status == 200
+        action = json.loads(body)["data"][0]["action"]
+        assert action["shape"] == [8, 4]
+        same_values(np.array(action["values"], np.float32), expected(5))
+        lerobot = {"observation.images.front": IMAGE, "observation.state": np.array(STATE)}
+        raw = {"input": {"task": WORDS, "observation": lerobot}, "parameters": {"seed": 5}}
+        raw["runtime"] = {"response_format": "raw"}
+        _, body = post(address, path, pack(raw), Content_Type="application/msgpack")
+        same_values(unpack(body)["actions"], expected(5))
+        steps = {**asked, "parameters": {"num_inference_steps": 5}}
+        status, body = post(address, path, json.dumps(steps).encode())
+        assert status == 400 and "num_inference_steps" in json.loads(body)["error"]["message"]
+
+
+def test_http_has_limits_and_keys() -> None:
+    settings = {"limits": Limits(message=1000), "keys": ApiKeys([KEY])}
+    with served("cosmos", renamed=COSMOS, **settings) as (_, address):
+        assert post(address, "/act", b"{}")[0] == 401
+        auth = f"Api-Key {KEY}"
+        assert post(address, "/act", b"{}", Authorization=auth)[0] == 400
+        assert post(address, "/act", b"{}", Authorization=f"Bearer {KEY}")[0] == 400
+        assert post(address, "/act", b" " * 1001, Authorization=auth)[0] == 413
+        assert post(address, "/act", b"{}", Authorization=auth, Origin="http://x")[0] == 403
+
+
+def npy(value: Any) -> dict[str, Any]:
+    """An array as GR00T N1.6 writes it."""
+    stream = io.BytesIO()
+    np.save(stream, value, allow_pickle=False)
+    return {"__ndarray_class__": True, "as_npy": stream.getvalue()}
+
+
+def nd(value: Any) -> dict[bytes, Any]:
+    """An array as msgpack-numpy, and with it GR00T N1.7, writes it."""
+    found = {b"nd": True, b"type": value.dtype.str, b"kind": b"", b"shape": value.shape}
+    return {**found, b"data": value.tobytes()}
+
+
+def from_nd(found: dict[Any, Any]) -> Any:
+    return np.ndarray(buffer=found[b"data"], dtype=found[b"type"], shape=found[b"shape"])
+
+
+ROBOT = RobotMap.model_validate(
+    {
+        "cameras": {"front": {"key": "video/front"}},
+        "state": [
+            {"key": "state/gripper", "slice": (1, 2)},
+            {"key": "state/arm", "slice": (0, 1)},
+        ],
+        "actions": [{"key": "arm", "slice": (0, 3)}, {"key": "gripper", "slice": (3, 4)}],
+    }
+)
+
+
+@pytest.mark.parametrize(("form", "back"), [(npy, None), (nd, from_nd)])
+def test_gr00t_acts_over_zeromq_in_both_forms(form: Any, back: Any) -> None:
+    zmq = pytest.importorskip("zmq")
+    seen = {
+        "video": {"front": form(IMAGE[None, None])},
+        "state": {
+            "arm": form(np.array([[[9.0], [STATE[0]]]], np.float32)),
+            "gripper": form(np.array([[[STATE[1]]]], np.float32)),
+        },
+        "language": {"annotation.human.task_description": [[WORDS]]},
+    }
+    with served("gr00t", ROBOT, keys=ApiKeys([KEY])) as (_, address), zmq.Context() as context:
+        with context.socket(zmq.REQ) as line:
+            line.setsockopt(zmq.LINGER, 0)
+            line.setsockopt(zmq.RCVTIMEO, 60_000)
+            line.connect("tcp://{}:{}".format(*address))
+
+            def ask(endpoint: str, **data: Any) -> Any:
+                line.send(msgpack.packb({"endpoint": endpoint, "api_token": KEY, "data": data}))
+                return msgpack.unpackb(line.recv(), raw=False)
+
+            assert ask("ping") == {"status": "ok", "message": "Server is running"}
+            assert ask("reset", options=None) == {}
+            config = ask("get_modality_config")
+            assert config["action"]["modality_keys"] == ["arm", "gripper"]
+            actions, info = ask("get_action", observation=seen, options=None)
+            assert info == {}
+            arm = back(actions["arm"]) if back else np.load(io.BytesIO(actions["arm"]["as_npy"]))
+            assert arm.shape == (1, 8, 3) and arm.dtype == np.float32
+            assert "kill" in ask("kill")["error"]
+            wrong = {**seen, "state": {"arm": form(np.zeros((1, 1, 1)))}}
+            assert "has no 'state/gripper'" in ask("get_action", observation=wrong)["error"]
+            line.send(msgpack.packb({"endpoint": "ping"}))
+            assert "api_token" in msgpack.unpackb(line.recv())["error"]
+            line.send(b"\xc1")
+            assert "error" in msgpack.unpackb(line.recv())
+
+
+def test_arrays_of_np_save_are_data_of_the_stated_size() -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="an array of object"):
+        read_npy(stream.getvalue())
+    whole = npy(np.asfortranarray(IMAGE[:, :, 0]))["as_npy"]
+    assert (read_npy(whole) == IMAGE[:, :, 0]).all()
+    with pytest.raises(ValueError, match="bytes for an array"):
+        read_npy(whole.replace(b"48)", b"99)"))
+    with pytest.raises(ValueError, match="bytes for an array"):
+        read_npy(whole[:-1])
+
+
+def test_a_robot_that_does_not_fit_is_refused_before_serving() -> None:
+    with pytest.raises(WamkitError, match="no action space of RoboArena"):
+        robot = ARM.model_copy(update={"actions": ROBOT.actions})
+        with served("roboarena", robot):
+            pass
