@@ -9,10 +9,11 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from test_protocols import ARM, IMAGE, STATE, WORDS, expected, served
+from PIL import Image
+from protocols import ARM, COSMOS, IMAGE, STATE, WORDS, expected, post, served
 
 from wamkit.errors import WamkitError
 from wamkit.serve.codec import pack, unpack
@@ -23,7 +24,6 @@ from wamkit.serve.robot_map import RobotMap
 from wamkit.testing.parity import same_values
 
 KEY = "a-key-of-twenty-signs"
-COSMOS = {"front": "primary_image"}
 
 
 def json_numpy(value: Any) -> Any:
@@ -35,18 +35,6 @@ def json_numpy(value: Any) -> Any:
 def from_json_numpy(found: Any) -> Any:
     data = base64.b64decode(found["__numpy__"])
     return np.frombuffer(data, found["dtype"]).reshape(found["shape"])
-
-
-def post(address: Any, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-    url = "http://{}:{}{}".format(*address, path)
-    sent = {"Content-Type": "application/json"}
-    sent |= {key.replace("_", "-"): value for key, value in headers.items()}
-    request = urllib.request.Request(url, body, sent)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
 
 
 def get(address: Any, path: str) -> tuple[int, bytes]:
@@ -80,15 +68,17 @@ def test_cosmos_policy_acts_over_http() -> None:
 
 def test_sglang_actions_in_json_and_msgpack() -> None:
     path, png = "/v1/actions/generations", io.BytesIO()
-    from PIL import Image
-
     Image.fromarray(IMAGE).save(png, "PNG")
     encoded = {"b64_json": base64.b64encode(png.getvalue()).decode()}
     front = {"images": {"front": encoded}, "state": STATE}
     asked = {"input": {"task": WORDS, "observation": front}, "parameters": {"seed": 5}}
     with served("sglang") as (_, address):
         metadata = json.loads(get(address, "/v1/actions/metadata")[1])
-        assert metadata["input"] == {"image_keys": ["front"], "image_size": [32, 32], "state_dim": 2}
+        assert metadata["input"] == {
+            "image_keys": ["front"],
+            "image_size": [32, 32],
+            "state_dim": 2,
+        }
         status, body = post(address, path, json.dumps(asked).encode())
         assert status == 200
         action = json.loads(body)["data"][0]["action"]
@@ -155,31 +145,34 @@ def test_gr00t_acts_over_zeromq_in_both_forms(form: Any, back: Any) -> None:
         },
         "language": {"annotation.human.task_description": [[WORDS]]},
     }
-    with served("gr00t", ROBOT, keys=ApiKeys([KEY])) as (_, address), zmq.Context() as context:
-        with context.socket(zmq.REQ) as line:
-            line.setsockopt(zmq.LINGER, 0)
-            line.setsockopt(zmq.RCVTIMEO, 60_000)
-            line.connect("tcp://{}:{}".format(*address))
+    with (
+        served("gr00t", ROBOT, keys=ApiKeys([KEY])) as (_, address),
+        zmq.Context() as context,
+        context.socket(zmq.REQ) as line,
+    ):
+        line.setsockopt(zmq.LINGER, 0)
+        line.setsockopt(zmq.RCVTIMEO, 60_000)
+        line.connect("tcp://{}:{}".format(*address))
 
-            def ask(endpoint: str, **data: Any) -> Any:
-                line.send(msgpack.packb({"endpoint": endpoint, "api_token": KEY, "data": data}))
-                return msgpack.unpackb(line.recv(), raw=False)
+        def ask(endpoint: str, **data: Any) -> Any:
+            line.send(msgpack.packb({"endpoint": endpoint, "api_token": KEY, "data": data}))
+            return msgpack.unpackb(line.recv(), raw=False)
 
-            assert ask("ping") == {"status": "ok", "message": "Server is running"}
-            assert ask("reset", options=None) == {}
-            config = ask("get_modality_config")
-            assert config["action"]["modality_keys"] == ["arm", "gripper"]
-            actions, info = ask("get_action", observation=seen, options=None)
-            assert info == {}
-            arm = back(actions["arm"]) if back else np.load(io.BytesIO(actions["arm"]["as_npy"]))
-            assert arm.shape == (1, 8, 3) and arm.dtype == np.float32
-            assert "kill" in ask("kill")["error"]
-            wrong = {**seen, "state": {"arm": form(np.zeros((1, 1, 1)))}}
-            assert "has no 'state/gripper'" in ask("get_action", observation=wrong)["error"]
-            line.send(msgpack.packb({"endpoint": "ping"}))
-            assert "api_token" in msgpack.unpackb(line.recv())["error"]
-            line.send(b"\xc1")
-            assert "error" in msgpack.unpackb(line.recv())
+        assert ask("ping") == {"status": "ok", "message": "Server is running"}
+        assert ask("reset", options=None) == {}
+        config = ask("get_modality_config")
+        assert config["action"]["modality_keys"] == ["arm", "gripper"]
+        actions, info = ask("get_action", observation=seen, options=None)
+        assert info == {}
+        arm = back(actions["arm"]) if back else np.load(io.BytesIO(actions["arm"]["as_npy"]))
+        assert arm.shape == (1, 8, 3) and arm.dtype == np.float32
+        assert "kill" in ask("kill")["error"]
+        wrong = {**seen, "state": {"arm": form(np.zeros((1, 1, 1)))}}
+        assert "has no 'state/gripper'" in ask("get_action", observation=wrong)["error"]
+        line.send(msgpack.packb({"endpoint": "ping"}))
+        assert "api_token" in msgpack.unpackb(line.recv())["error"]
+        line.send(b"\xc1")
+        assert "error" in msgpack.unpackb(line.recv())
 
 
 def test_arrays_of_np_save_are_data_of_the_stated_size() -> None:

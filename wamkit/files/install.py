@@ -15,6 +15,7 @@ EXTRAS = {
     "trackio": ("trackio",),
     "wandb": ("wandb",),
     "serve": ("websockets", "msgpack"),
+    "zeromq": ("wamkit", "pyzmq"),
     "metrics": ("prometheus_client",),
     "plots": ("matplotlib", "jinja2"),
     "quality": ("piqa", "wamprobe"),

@@ -32,7 +32,7 @@ class Peer:
         """Why the images of a request are too many, or nothing."""
         if nbytes <= self.most:
             return ""
-        return f"images of {nbytes >> 20} MiB are more than the server takes\n  hint: send smaller ones"
+        return f"images of {nbytes >> 20} MiB are too many\n  hint: send smaller images"
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Dialogue:
     """True if the next observation begins an episode."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An error that a client is answered with; `status` is that of HTTP."""
 
     def __init__(self, text: str, status: int = 400) -> None:
@@ -75,7 +75,7 @@ class CoreServer(Server):
         return await loop.run_in_executor(self._readers, work, *args)
 
     async def answer(self, dialogue: Dialogue, adapter: Adapter, call: Call) -> Any:
-        """The encoded answer to a call. Raises Refused."""
+        """The encoded answer to a call. Raises RefusedError."""
         if call.session is not None and call.session != dialogue.session:
             dialogue.reset = dialogue.reset or dialogue.session is not None
             dialogue.session = call.session
@@ -86,7 +86,7 @@ class CoreServer(Server):
         return await self.run_aside(adapter.encode, call, reply)
 
     async def _infer(self, dialogue: Dialogue, found: dict[str, Any]) -> dict[str, Any]:
-        """The reply of the policy. Raises Refused with its message if it refuses."""
+        """The reply of the policy. Raises RefusedError with its message if it refuses."""
         held, connection = dialogue.held, dialogue.connection
         held.last_request_time = monotonic()
         if dialogue.reset:
@@ -98,23 +98,23 @@ class CoreServer(Server):
             reply: Any = await self.batcher.submit(self._job(request))
         except WamkitError as busy:
             self.metrics.count("busy")
-            raise Refused(str(busy), 503) from None
+            raise RefusedError(str(busy), 503) from None
         finally:
             connection.answering = False
         if isinstance(reply, str):
-            raise Refused(reply)
+            raise RefusedError(reply)
         if reply is None:
-            raise Refused(f"{SHUTDOWN}, and has not acted on this request", 503)
+            raise RefusedError(f"{SHUTDOWN}, and has not acted on this request", 503)
         dialogue.reset = False
         answered: dict[str, Any] = reply
         return answered
 
-    def describe(self, error: Exception) -> Refused:
+    def describe(self, error: Exception) -> RefusedError:
         """A failure as an answer: what the client did wrong, or a bug."""
-        if isinstance(error, Refused):
+        if isinstance(error, RefusedError):
             return error
         if isinstance(error, WamkitError):
             self.metrics.count("refused")
-            return Refused(str(error))
+            return RefusedError(str(error))
         self.metrics.count("failed")
-        return Refused(describe_failure(error), 500)
+        return RefusedError(describe_failure(error), 500)

@@ -122,7 +122,7 @@ def _part(seen: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _clip(key: str, found: Any, newest: bool) -> Any:
-    """Images [1, T, height, width, 3] of one camera without the batch; the newest, if one is read."""
+    """Images [1, T, height, width, 3] of a camera without the batch; only the newest if wanted."""
     if isinstance(found, np.ndarray) and found.ndim == 5:
         if len(found) != 1:
             raise WamkitError(f"video {key!r} is {quote(found)}", "send one robot a request")
@@ -137,7 +137,9 @@ def _newest(key: str, found: Any) -> Any:
     found = np.asarray(found)
     if found.ndim == 3 and len(found) != 1:
         raise WamkitError(f"state {key!r} is {quote(found)}", "send one robot a request")
-    return found[(*[-1] * (found.ndim - 1), slice(None))] if found.ndim > 1 and found.size else found
+    return (
+        found[(*[-1] * (found.ndim - 1), slice(None))] if found.ndim > 1 and found.size else found
+    )
 
 
 def _after(key: str) -> str:

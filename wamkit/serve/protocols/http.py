@@ -14,7 +14,6 @@ from typing import Any
 from ...errors import WamkitError
 from ..keys import SCHEME
 from ..routes import PROMETHEUS, SHUTDOWN
-from .core import Refused
 from .json_arrays import HttpMessage
 from .peers import PeerServer
 
@@ -47,7 +46,9 @@ class AdapterServer(PeerServer):
         try:
             with self.counted(0):
                 call = await self.run_aside(self.adapter.decode, message)
-                answer = await self.answer(self.dialogue((call.session, "" if call.session else name)), self.adapter, call)
+                answer = await self.answer(
+                    self.dialogue((call.session, "" if call.session else name)), self.adapter, call
+                )
             return HTTPStatus.OK, *answer
         except Exception as error:
             failure = self.describe(error)
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _allowed(self) -> bool:
         """True if the client may ask; answers it if not."""
-        found = self.headers.get_all("Authorization") or [None]
+        found = self.headers.get_all("Authorization") or [""]
         if self.headers.get("Origin") is not None:  # a page in a browser
             self._send(HTTPStatus.FORBIDDEN, b"pages in a browser are refused\n")
         elif len(found) == 1 and self.server.core.keys.accept(_bearer(found[0])):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..keys import ApiKeys
 from ..sessions import ServerSession
-from .core import CoreServer, Dialogue, Peer, Refused
+from .core import CoreServer, Dialogue, Peer, RefusedError
 
 
 class PeerServer(CoreServer):
@@ -55,10 +55,13 @@ class PeerServer(CoreServer):
 
     @contextmanager
     def counted(self, nbytes: int) -> Iterator[None]:
-        """Count a message while it is answered. Raises Refused if there are too many."""
-        if self.in_flight >= self.limits.clients or self.bytes_in_flight + nbytes > self.limits.buffer:
+        """Count a message while it is answered. Raises RefusedError if there are too many."""
+        if (
+            self.in_flight >= self.limits.clients
+            or self.bytes_in_flight + nbytes > self.limits.buffer
+        ):
             self.metrics.count("busy")
-            raise Refused(
+            raise RefusedError(
                 f"the server is busy: {self.in_flight} clients wait\n  hint: send the request "
                 "again later, or start `wamkit serve` with a larger --max-clients",
                 503,

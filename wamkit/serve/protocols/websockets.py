@@ -7,7 +7,8 @@ from contextlib import suppress
 from websockets.exceptions import ConnectionClosed
 
 from ..connection import Connection
-from ..server import BUG, GOING_AWAY, SHUTDOWN
+from ..routes import SHUTDOWN
+from ..server import BUG, GOING_AWAY
 from .core import CoreServer, Dialogue
 
 

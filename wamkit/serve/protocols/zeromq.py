@@ -13,7 +13,7 @@ from ...errors import WamkitError
 from ...files.install import install_hint
 from ..address import address_of
 from ..keys import SCHEME
-from .core import Dialogue, Refused
+from .core import RefusedError
 from .peers import PeerServer
 
 
@@ -73,12 +73,9 @@ class AdapterServer(PeerServer):
             with self.counted(len(message)):
                 call = await self.run_aside(self.adapter.decode, message)
                 if not self.keys.accept(f"{SCHEME} {call.api_key}"):
-                    raise Refused("Unauthorized: send api_token with a key of the server", 401)
+                    raise RefusedError("Unauthorized: send api_token with a key of the server", 401)
                 dialogue = self.dialogue(identity)
                 answer = await self.answer(dialogue, self.adapter, call)
         except Exception as error:
             answer = self.adapter.refuse(call, str(self.describe(error)))
         await line.send_multipart([identity, b"", answer])
-
-
-__all__ = ["AdapterServer", "Dialogue"]

@@ -1,0 +1,160 @@
+"""Robot files: what a robot sends becomes what a policy reads, and back; nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from protocols import IMAGE, STATE, WORDS, expected, policy, served
+
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.errors import WamkitError
+from wamkit.serve.client import Client
+from wamkit.serve.robot_map import RobotMap, known_robots, read_robot
+from wamkit.testing.parity import same_values
+
+ROOT = Path(__file__).parent.parent
+
+ROBOT = """
+control_hz = 10
+prompt = "task"
+ignore = ["time"]
+cameras.front = { key = "images/top", layout = "CHW", rotation = 90 }
+[[state]]
+key = "state"
+columns = [1, 2]
+slice = [0, 1]
+unit = "deg"
+policy_unit = "rad"
+[[state]]
+key = "state"
+columns = [0, 1]
+slice = [1, 2]
+sign = -1
+[[actions]]
+key = "gripper"
+slice = [3, 4]
+range = [0, 100]
+policy_range = [1, -1]
+[[actions]]
+key = "arm"
+slice = [0, 3]
+unit = "mm"
+policy_unit = "m"
+"""
+
+
+def robot_from(text: str, tmp_path: Path) -> RobotMap:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    return read_robot(str(file))
+
+
+def spec_for(robot: RobotMap) -> PolicySpec:
+    """The spec of a policy that a robot fits: its views, its state, its actions, its rate."""
+    raw = read(ROOT / "examples" / "toy.toml")
+    size = max(field.slice[1] for field in robot.state)
+    raw["state"] = {"size": size}
+    raw["action_head"] = {**raw["action_head"], "state": "token"}
+    raw["cameras"] = {
+        "views": [{"name": name, "size": [64, 96], "fit": "crop"} for name in robot.cameras],
+        "layout": "side_by_side",
+    }
+    width = max(field.slice[1] for field in robot.actions)
+    groups = [{"name": "all", "size": width}]
+    raw["actions"] = {"chunk_size": 8, "control_hz": robot.control_hz, "groups": groups}
+    return parse(raw)
+
+
+@pytest.mark.parametrize("name", known_robots())
+def test_every_robot_file_converts_both_ways(name: str) -> None:
+    robot = read_robot(name)
+    bound = robot.bind(spec_for(robot))
+    rng = np.random.default_rng(0)
+    for vectors in (bound.state, bound.actions):
+        width = sum(c.stop - c.start for c in vectors.keys.values())
+        values = rng.uniform(0, 1, (5, width))
+        there = vectors.to_policy(values)
+        assert np.allclose(vectors.to_robot(there), values)
+        joined = vectors.join(vectors.split(values[0]))
+        assert np.allclose(joined, values[0])
+    reply = bound.to_reply({"actions": rng.uniform(0, 1, (8, bound.actions.size))})
+    assert reply["actions"].shape == (8, bound.actions.size)
+    request: dict[str, Any] = {bound.prompt: WORDS}
+    for camera in robot.cameras.values():
+        chw = camera.layout == "CHW"
+        request[camera.key] = np.moveaxis(IMAGE, -1, 0) if chw else IMAGE
+    request |= bound.state.split(rng.uniform(0, 1, (bound.state.size,)))
+    made = bound.to_request(request)
+    assert all((made[f"observation/{view}"] == IMAGE).all() for view in robot.cameras)
+
+
+def test_a_robot_sends_and_gets_its_own_keys_units_and_signs(tmp_path: Path) -> None:
+    robot = robot_from(ROBOT, tmp_path)
+    turned = np.moveaxis(np.rot90(IMAGE, -1), -1, 0)  # the file turns it back
+    request = {
+        "images": {"top": turned},
+        "state": np.array([-STATE[1], np.rad2deg(STATE[0])]),
+        "task": WORDS,
+        "time": 1.0,
+        "seed": 7,
+    }
+    with served("openpi", robot) as (_, address), Client(*address) as client:
+        assert client.metadata["robot"] == "mine"
+        assert client.metadata["action_keys"] == {"gripper": 1, "arm": 3}
+        assert client.metadata["cameras"]["front"]["key"] == "images/top"
+        actions = client.infer(request)["actions"]
+        plain = expected(7)
+        same_values(actions[:, 1:], 1000 * plain[:, :3])
+        same_values(actions[:, 0], np.clip(50 - 50 * plain[:, 3], 0, 100))
+        with pytest.raises(WamkitError) as caught:
+            client.infer({**request, "depth": 1, "task": None} | {"imges": 1})
+        assert "has 'depth', 'imges', which the map lacks" in str(caught.value)
+        del request["images"]
+        with pytest.raises(WamkitError, match="has no 'images/top'"):
+            client.infer(request)
+
+
+FAULTS = [
+    ("control_hz = 10", "control_hz = 15", "the robot runs at 15 Hz and the policy at 10 Hz"),
+    ("cameras.front", "cameras.top", "no camera for view 'front'"),
+    ("slice = [3, 4]", "slice = [2, 3]", "action of the robot file has columns 0, 1, 2, 2"),
+    ("columns = [1, 2]", "columns = [2, 3]", "leaves out columns before 2"),
+    ("columns = [1, 2]", "columns = [0, 1]", "has column 0 twice"),
+    ("columns = [1, 2]", "columns = [1, 3]", "write [begin, end] of equal lengths"),
+    ('policy_unit = "rad"', 'policy_unit = "m"', "cannot be converted from 'deg' to 'm'"),
+    ("range = [0, 100]\n", "", "has policy_range with sign or policy_unit, or without range"),
+    ("range = [0, 100]", "range = [1, 1]", "a range of 'gripper' is empty"),
+    ("rotation = 90", "rotation = 45", "rotation"),
+    ("sign = -1", "sgn = -1", "sgn"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), FAULTS)
+def test_a_file_that_does_not_fit_is_refused(
+    old: str, new: str, fault: str, tmp_path: Path
+) -> None:
+    assert old in ROBOT
+    with pytest.raises(WamkitError) as caught:
+        robot_from(ROBOT.replace(old, new, 1), tmp_path).bind(policy().spec)
+    assert fault in str(caught.value)
+
+
+def test_a_robot_that_is_not_known_gets_a_hint() -> None:
+    with pytest.raises(WamkitError, match="did you mean 'droid'"):
+        read_robot("driod")
+
+
+def test_executed_actions_come_back_in_the_robots_units(tmp_path: Path) -> None:
+    bound = robot_from(ROBOT, tmp_path).bind(policy().spec)
+    plain = np.random.default_rng(0).uniform(-1, 1, (5, 4))
+    sent = bound.to_reply({"actions": plain})["actions"]
+    request = {"images": {"top": IMAGE}, "state": STATE, "task": WORDS}
+    request["images"] = {"top": np.moveaxis(IMAGE, -1, 0)}
+    made = bound.to_request({**request, "executed": sent, "prefix": {"values": sent, "delay": 2}})
+    assert np.allclose(made["executed"], plain, atol=1e-6)
+    assert np.allclose(made["prefix"]["values"], plain, atol=1e-6) and made["prefix"]["delay"] == 2
+    with pytest.raises(WamkitError, match=r"expected actions \[N, 4\]"):
+        bound.to_request({**request, "executed": sent[:, :2]})
