@@ -14,9 +14,10 @@ import numpy as np
 import wamkit
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
-from wamkit.serve.protocols import robot_of, serve_protocol
+from wamkit.serve.protocols import make_server, robot_of
 from wamkit.serve.robot_map import RobotMap
-from wamkit.serve.server import Server, address_of, bind, run_in_thread
+from wamkit.serve.server import address_of, bind, run_in_thread
+from wamkit.testing.fixtures import spec_with, with_overrides
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 COSMOS = {"front": "primary_image"}
@@ -42,22 +43,26 @@ def policy() -> Policy:
 
 
 @cache
+def remembering() -> Policy:
+    """A policy that goes through an episode block by block."""
+    names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
+    return wamkit.build(with_overrides(spec_with(**names)))
+
+
+@cache
 def expected(seed: int | None = None) -> Any:
     return policy().act(Observation({"front": IMAGE}, WORDS, STATE), seed=seed).values[0].numpy()
 
 
 @contextmanager
 def served(protocol: str, robot: RobotMap | None = None, **more: Any) -> Iterator[Any]:
-    """A server of a protocol, and its address."""
-    found = robot_of(protocol, policy().spec, robot, more.pop("renamed", {}))
+    """A server of a protocol, and its address; `acting`: of another policy than the first."""
+    acting: Policy = more.pop("acting", None) or policy()
+    found = robot_of(protocol, acting.spec, robot, more.pop("renamed", {}))
     listener = bind("127.0.0.1", 0)
     address = address_of(listener)
-    made: Server
-    if protocol == "openpi":
-        made = Server(policy(), "toy", robot=found, **more)
-    else:
-        assert found is not None
-        made = serve_protocol(protocol, found, policy(), "toy", **more)
+    args = [acting, "toy", {}, None, more.pop("limits", None), more.pop("keys", None)]
+    made = make_server(protocol, args, found, **more)
     with run_in_thread(made, listener):
         yield made, address
 

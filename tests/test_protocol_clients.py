@@ -58,7 +58,7 @@ def test_openpi_client_acts(protocol: str, robot: Any, keys: tuple[str, str]) ->
 def test_json_numpy_acts() -> None:
     json_numpy = pytest.importorskip("json_numpy")
     seen = {"primary_image": IMAGE, "proprio": np.array(STATE), "task_description": WORDS}
-    with served("cosmos", renamed=COSMOS) as (_, address):
+    with served("cosmos-policy", renamed=COSMOS) as (_, address):
         status, body = post(address, "/act", json_numpy.dumps({**seen, "seed": 2}).encode())
         assert status == 200
         same_values(np.stack(json_numpy.loads(body)["actions"]), expected(2))

@@ -13,7 +13,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from PIL import Image
-from protocols import ARM, COSMOS, IMAGE, STATE, WORDS, expected, post, served
+from protocols import ARM, COSMOS, IMAGE, STATE, WORDS, expected, post, remembering, served
 
 from wamkit.errors import WamkitError
 from wamkit.serve.codec import pack, unpack
@@ -48,7 +48,7 @@ def get(address: Any, path: str) -> tuple[int, bytes]:
 def test_cosmos_policy_acts_over_http() -> None:
     seen = {"primary_image": json_numpy(IMAGE), "proprio": json_numpy(np.array(STATE))}
     seen |= {"task_description": WORDS, "return_all_query_results": False, "seed": 2}
-    with served("cosmos", renamed=COSMOS) as (_, address):
+    with served("cosmos-policy", renamed=COSMOS) as (_, address):
         status, body = post(address, "/act", json.dumps(seen).encode())
         assert status == 200
         reply = json.loads(body)
@@ -94,9 +94,25 @@ def test_sglang_actions_in_json_and_msgpack() -> None:
         assert status == 400 and "num_inference_steps" in json.loads(body)["error"]["message"]
 
 
+def test_sessions_of_http_are_apart() -> None:
+    """Each keeps its episode, of which only the first request has one image."""
+    (view,) = remembering().spec.cameras.views
+
+    def status(address: Any, session: str, **more: Any) -> int:
+        seen = {"images": {view.name: IMAGE.tolist()}, "session_id": session, **more}
+        seen["state"] = [0.0] * remembering().spec.state.size
+        body = {"input": {"task": WORDS, "observation": seen}}
+        return post(address, "/v1/actions/generations", json.dumps(body).encode())[0]
+
+    with served("sglang", acting=remembering()) as (_, address):
+        assert status(address, "a") == status(address, "b") == 200
+        assert status(address, "a") == 400
+        assert status(address, "a", reset=True) == 200
+
+
 def test_http_has_limits_and_keys() -> None:
     settings = {"limits": Limits(message=1000), "keys": ApiKeys([KEY])}
-    with served("cosmos", renamed=COSMOS, **settings) as (_, address):
+    with served("cosmos-policy", renamed=COSMOS, **settings) as (_, address):
         assert post(address, "/act", b"{}")[0] == 401
         auth = f"Api-Key {KEY}"
         assert post(address, "/act", b"{}", Authorization=auth)[0] == 400

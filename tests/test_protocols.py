@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from protocols import ARM, IMAGE, STATE, WORDS, expected, served
+from protocols import ARM, IMAGE, STATE, WORDS, expected, remembering, served
 from websockets.sync.client import connect
 
 from wamkit.cli.serve import command
@@ -101,6 +101,20 @@ def test_auto_tells_three_protocols_apart_by_the_first_message() -> None:
     same_values(found["openpi"]["actions"], expected(1))
     same_values(found["arena"], expected(1))
     same_values(found["starvla"]["data"]["actions"][0], expected(1))
+
+
+def test_another_session_or_a_reset_begins_an_episode() -> None:
+    """A policy with memory takes one image at the beginning of an episode, and later more."""
+    (view,) = remembering().spec.cameras.views
+    first = {"endpoint": "infer", f"observation/{view.name}": IMAGE, "prompt": WORDS}
+    first["observation/state"] = np.zeros(remembering().spec.state.size)
+    with line("auto", acting=remembering()) as made:
+        made.recv()
+        assert not isinstance(ask(made, {**first, "session_id": "a"}), str)
+        assert "send 2 images, oldest first" in ask(made, {**first, "session_id": "a"})
+        assert not isinstance(ask(made, {**first, "session_id": "b"}), str)
+        assert ask(made, {"endpoint": "reset"}) == "reset successful"
+        assert not isinstance(ask(made, {**first, "session_id": "b"}), str)
 
 
 def test_every_protocol_can_be_chosen() -> None:

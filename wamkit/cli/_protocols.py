@@ -8,7 +8,7 @@ from ._output import say, show_table, table
 
 URLS = {
     "gr00t": "tcp://{host}:{port}",
-    "cosmos": "http://{host}:{port}/act",
+    "cosmos-policy": "http://{host}:{port}/act",
     "sglang": "http://{host}:{port}/v1/actions/generations",
 }
 """Where clients send messages, where it is no websocket."""

@@ -123,7 +123,9 @@ def command(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["openpi", "auto", "roboarena", "starvla", "gr00t", "cosmos", "sglang", "vla-eval"],
+        Literal[
+            "openpi", "auto", "roboarena", "starvla", "gr00t", "cosmos-policy", "sglang", "vla-eval"
+        ],
         typer.Option(
             help="Protocol of the clients. auto tells openpi, RoboArena and starVLA apart by the "
             "first message; vla-eval's benchmarks ask for one action at a time.",
@@ -181,24 +183,17 @@ def command(
             f"{' and '.join(endless)} must be a number of seconds",
             "for example --ping-timeout 3600, or 0 for never",
         )
-    if execute_steps and protocol == "openpi":
-        raise WamkitError(
-            "--execute-steps is of --protocol vla-eval", "openpi's clients choose it themselves"
-        )
-    if watch and protocol != "openpi":
-        raise WamkitError(
-            "--watch shows requests of openpi's protocol", "leave it out with --protocol vla-eval"
-        )
     from ..serve.keys import ApiKeys, read_keys
     from ..serve.limits import Limits
     from ..serve.protocol import keys_of
-    from ..serve.protocols import robot_of, serve_protocol
+    from ..serve.protocols import check_options, make_server, robot_of
     from ..serve.robot_map import read_robot
     from ..serve.server import Server, address_of, bind
     from ..serve.sessions import SessionTimeouts
     from ..serve.signals import Signals
     from ._inputs import chosen, load_policy
 
+    check_options(protocol, watch=watch, execute_steps=execute_steps)
     with Signals() as signals:
         named, source = source.stem, resolve_source(source)
         spec, notes = chosen(source, overrides or [], tiny=tiny)

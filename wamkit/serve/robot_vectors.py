@@ -41,7 +41,7 @@ class ValueMap(Table):
     sign: Literal[1, -1] = 1
     """-1 where the policy's axis points the other way."""
     range: tuple[float, float] | None = None
-    """Values of the robot at both ends, such as a gripper closed and open. Actions are cut to it."""
+    """Values of the robot at both ends, such as a gripper closed and open; it cuts actions."""
     policy_range: tuple[float, float] | None = None
     """Values of the policy at the same ends."""
 

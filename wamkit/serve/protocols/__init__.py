@@ -8,9 +8,11 @@ Importing this package imports none of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ...errors import WamkitError
 
 if TYPE_CHECKING:
     from ...config.spec import PolicySpec
@@ -23,8 +25,9 @@ PROTOCOLS = {
     "roboarena": "RoboArena and DreamZero",
     "starvla": "starVLA",
     "gr00t": "Isaac GR00T N1.6 and N1.7, over ZeroMQ",
-    "cosmos": "Cosmos Policy, over HTTP",
+    "cosmos-policy": "Cosmos Policy, over HTTP",
     "sglang": "SGLang's action API, over HTTP",
+    "vla-eval": "vla-eval's benchmarks, one action at a time",
 }
 """Name of a protocol -> whose clients speak it."""
 
@@ -33,7 +36,7 @@ _ADAPTERS = {
     "roboarena": ("roboarena", "RoboArenaAdapter", "websockets"),
     "starvla": ("starvla", "StarVlaAdapter", "websockets"),
     "gr00t": ("gr00t", "Gr00tAdapter", "zeromq"),
-    "cosmos": ("cosmos", "CosmosAdapter", "http"),
+    "cosmos-policy": ("cosmos_policy", "CosmosPolicyAdapter", "http"),
     "sglang": ("sglang", "SglangAdapter", "http"),
 }
 """Name -> module and class of its adapter, and module of its transport."""
@@ -42,14 +45,27 @@ _ADAPTERS = {
 def robot_of(
     protocol: str, spec: PolicySpec, robot: RobotMap | None, renamed: Mapping[str, str]
 ) -> RobotMap | None:
-    """The robot map of a server, checked against a policy; None for openpi's keys as they are.
+    """The robot map of a server, checked against a policy.
 
-    `robot`: a robot file that was chosen. `renamed`: view -> key. Raises WamkitError if they do not
-    fit the policy.
+    None where there is none: openpi's keys as they are, and vla-eval, which names images alone.
+
+    Args:
+        protocol: One of `PROTOCOLS`.
+        spec: Of the policy.
+        robot: A robot file that was chosen.
+        renamed: View -> key of its image.
+
+    Raises WamkitError if they do not fit the policy.
     """
     from ..robot_map import RobotMap, plain_robot, read_robot
 
-    if protocol != "openpi" and robot is None:
+    if protocol not in _ADAPTERS:
+        if robot is not None and protocol != "openpi":
+            raise WamkitError(
+                f"--robot with --protocol {protocol}, which has no keys of robots",
+                "leave it out; --camera-map VIEW=NAME names an image of the benchmark",
+            )
+    elif robot is None:
         adapter = _adapter(protocol)
         if adapter.robot:
             robot = read_robot(adapter.robot)
@@ -66,13 +82,51 @@ def robot_of(
     return robot
 
 
-def serve_protocol(protocol: str, robot: RobotMap, *args: Any, **settings: Any) -> Server:
-    """The server of a protocol; further arguments are those of `wamkit.serve.server.Server`.
+def check_options(protocol: str, *, watch: bool, execute_steps: int | None) -> None:
+    """Raise WamkitError for a choice that a protocol does not have."""
+    if execute_steps and protocol != "vla-eval":
+        raise WamkitError(
+            "--execute-steps is of --protocol vla-eval", "other clients choose it themselves"
+        )
+    transport = _ADAPTERS[protocol][2] if protocol in _ADAPTERS else "websockets"
+    if watch and (transport != "websockets" or protocol == "vla-eval"):
+        raise WamkitError(
+            f"--watch does not show requests of --protocol {protocol}", "leave it out"
+        )
 
-    Raises WamkitError if a package is missing, or the robot does not fit the policy.
+
+def make_server(
+    protocol: str,
+    args: Sequence[Any],
+    robot: RobotMap | None = None,
+    *,
+    watch: bool = False,
+    execute_steps: int | None = None,
+) -> Server:
+    """The server of a protocol.
+
+    Args:
+        protocol: One of `PROTOCOLS`.
+        args: Positional arguments of `wamkit.serve.server.Server`, the policy first.
+        robot: What `robot_of` returned.
+        watch: With a live page; of protocols over websockets.
+        execute_steps: Actions executed of each chunk, where the server executes chunks.
+
+    Raises WamkitError if a package is missing, or the protocol does not have what was chosen.
     """
-    transport = import_module(f".{_ADAPTERS[protocol][2]}", __name__)
-    made: Server = transport.AdapterServer(_adapter(protocol), *args, robot=robot, **settings)
+    check_options(protocol, watch=watch, execute_steps=execute_steps)
+    made: Server
+    if protocol == "vla-eval":
+        from ..vla_eval import VlaEvalServer
+
+        made = VlaEvalServer(*args, execute_steps=execute_steps)
+    elif protocol == "openpi" or robot is None:
+        from ..server import Server
+
+        made = Server(*args, watch=watch, robot=robot)
+    else:
+        module = import_module(f".{_ADAPTERS[protocol][2]}", __name__)
+        made = module.AdapterServer(_adapter(protocol), *args, watch=watch, robot=robot)
     return made
 
 

@@ -19,10 +19,10 @@ UNREAD = ("return_all_query_results", "proprio_history", "images_history")
 """Keys of a request for the planning of Cosmos Policy, which this server does not do."""
 
 
-class CosmosAdapter(Adapter):
+class CosmosPolicyAdapter(Adapter):
     """Messages of Cosmos Policy."""
 
-    name, image, state = "cosmos", "{view}_image", "proprio"
+    name, image, state = "cosmos-policy", "{view}_image", "proprio"
     path = "/act"
 
     def describe(self, path: str) -> tuple[bytes, str] | None:
