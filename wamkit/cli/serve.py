@@ -188,7 +188,7 @@ def command(
     from ..serve.protocol import keys_of
     from ..serve.protocols import check_options, make_server, robot_of
     from ..serve.robot_map import read_robot
-    from ..serve.server import Server, address_of, bind
+    from ..serve.server import address_of, bind
     from ..serve.sessions import SessionTimeouts
     from ..serve.signals import Signals
     from ._inputs import chosen, load_policy

@@ -261,9 +261,9 @@ class Server:
         except WamkitError as error:
             request.fault = str(error)
             return
-        self._parse(request, found)
+        self._validate(request, found)
 
-    def _parse(self, request: Request, found: Any) -> None:
+    def _validate(self, request: Request, found: Any) -> None:
         """Validate a message that was unpacked. Runs in a thread of its own."""
         try:
             if isinstance(found, dict) and NUMBER in found:

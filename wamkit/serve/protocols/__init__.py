@@ -9,6 +9,7 @@ Importing this package imports none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +116,19 @@ def make_server(
     Raises WamkitError if a package is missing, or the protocol does not have what was chosen.
     """
     check_options(protocol, watch=watch, execute_steps=execute_steps)
-    made: Server
+    make: Any
     if protocol == "vla-eval":
         from ..vla_eval import VlaEvalServer
 
-        made = VlaEvalServer(*args, execute_steps=execute_steps)
+        make = partial(VlaEvalServer, execute_steps=execute_steps)
     elif protocol == "openpi" or robot is None:
         from ..server import Server
 
-        made = Server(*args, watch=watch, robot=robot)
+        make = partial(Server, watch=watch, robot=robot)
     else:
-        module = import_module(f".{_ADAPTERS[protocol][2]}", __name__)
-        made = module.AdapterServer(_adapter(protocol), *args, watch=watch, robot=robot)
+        transport = import_module(f".{_ADAPTERS[protocol][2]}", __name__)
+        make = partial(transport.AdapterServer, _adapter(protocol), watch=watch, robot=robot)
+    made: Server = make(*args)
     return made
 
 

@@ -92,7 +92,7 @@ class CoreServer(Server):
         if dialogue.reset:
             found = {**found, RESET: True}
         request = Request(held, connection, perf_counter(), None, encode=dict)
-        await self.run_aside(self._parse, request, found)
+        await self.run_aside(self._validate, request, found)
         self._hold(request)
         try:
             reply: Any = await self.batcher.submit(self._job(request))
