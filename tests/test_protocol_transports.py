@@ -5,24 +5,30 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from PIL import Image
-from protocols import ARM, COSMOS, IMAGE, STATE, WORDS, expected, post, remembering, served
+from protocols import ARM, COSMOS, IMAGE, STATE, WORDS, expected, policy, post, remembering, served
 
 from wamkit.errors import WamkitError
 from wamkit.serve.codec import pack, unpack
 from wamkit.serve.keys import ApiKeys
 from wamkit.serve.limits import Limits
+from wamkit.serve.protocols import make_server, robot_of
+from wamkit.serve.protocols.core import decode_safely
 from wamkit.serve.protocols.gr00t_codec import read_npy
+from wamkit.serve.protocols.json_arrays import HttpMessage, to_json
 from wamkit.serve.robot_map import RobotMap
 from wamkit.testing.parity import same_values
 
+HTTP = ("cosmos-policy", "sglang")
 KEY = "a-key-of-twenty-signs"
 
 
@@ -108,6 +114,26 @@ def test_sessions_of_http_are_apart() -> None:
         assert status(address, "a") == status(address, "b") == 200
         assert status(address, "a") == 400
         assert status(address, "a", reset=True) == 200
+
+
+def test_the_request_in_progress_is_answered_at_shutdown() -> None:
+    begun, go = threading.Event(), threading.Event()
+    seen = {"primary_image": json_numpy(IMAGE), "proprio": STATE, "task_description": WORDS}
+    with ThreadPoolExecutor(1) as thread:
+        with served("cosmos-policy", renamed=COSMOS) as (server, address):
+            compute = server.worker.compute
+
+            def slow(batch: Any) -> Any:
+                begun.set()
+                go.wait(60)
+                return compute(batch)
+
+            server.worker.compute = slow
+            answer = thread.submit(post, address, "/act", json.dumps(seen).encode())
+            assert begun.wait(60)
+            threading.Timer(0.2, go.set).start()
+        status, body = answer.result(60)
+    assert status == 200 and len(json.loads(body)["actions"]) == 8
 
 
 def test_http_has_limits_and_keys() -> None:
@@ -202,6 +228,56 @@ def test_arrays_of_np_save_are_data_of_the_stated_size() -> None:
         read_npy(whole.replace(b"48)", b"99)"))
     with pytest.raises(ValueError, match="bytes for an array"):
         read_npy(whole[:-1])
+
+
+ODD: list[Any] = [None, 1, [], "x", {}, {"a": {}}, IMAGE, {"seed": IMAGE}]
+PLACES = [
+    "endpoint",
+    "type",
+    "payload",
+    "request_id",
+    "examples",
+    "data",
+    "observation",
+    "input",
+    "parameters",
+    "runtime",
+    "images",
+    "state",
+    "language",
+    "video",
+    "encoded",
+    "task_description",
+    "session_id",
+    "api_token",
+    "unnorm_key",
+    "prompt",
+    "task",
+]
+
+
+@pytest.mark.parametrize("protocol", ["auto", "roboarena", "starvla", "gr00t", *HTTP])
+def test_messages_of_any_form_are_refused_and_never_a_bug(protocol: str) -> None:
+    robot = ARM if protocol == "roboarena" else None
+    found = robot_of(protocol, policy().spec, robot, {})
+    server: Any = make_server(protocol, [policy(), "toy"], found)
+    forms = [*ODD, *({key: odd} for key in PLACES for odd in ODD)]
+    forms += [{"endpoint": "get_action", "data": {"observation": one}} for one in forms[8:]]
+    forms += [{"endpoint": "infer", **one} for one in forms[8:] if isinstance(one, dict)]
+    forms += [{"examples": [one]} for one in forms] + [{"input": one} for one in forms]
+    for form in forms:
+        adapter, body = server.make_adapter(), pack(form)
+        message = HttpMessage(body, "application/msgpack") if protocol in HTTP else body
+        if protocol == "cosmos-policy":
+            message = HttpMessage(to_json(form))
+        try:
+            call = decode_safely(adapter, message)
+            if call.request is None:
+                adapter.encode(call, {})
+            else:
+                server.robot.to_request(call.request)
+        except WamkitError as error:
+            adapter.refuse(None, str(error))
 
 
 def test_a_robot_that_does_not_fit_is_refused_before_serving() -> None:

@@ -164,7 +164,7 @@ def command(
     overrides: Overrides = None,
     device: Device = "cpu",
 ) -> None:
-    """Serve a policy over websockets until Ctrl-C or SIGTERM, to openpi's clients and wamkit's.
+    """Serve a policy until Ctrl-C or SIGTERM, to clients of openpi, wamkit and others (--protocol).
 
     Requests of several robots are computed together. Without --api-key-file any host that reaches
     the port can send requests. A second signal ends it at once.
@@ -313,8 +313,11 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
             shape = f"({moments}{height}, {width}), {ends[0]:g}, np.float32"
             lines.append(f'"{camera["key"]}": np.full({shape}),')
             continue
-        made.add_row(camera["key"], f"uint8 [{moments}height, width, 3], made {height} x {width}")
-        lines.append(f'"{camera["key"]}": np.zeros(({moments}{height}, {width}, 3), np.uint8),')
+        first = camera.get("layout") == "CHW"
+        axes = "3, height, width" if first else "height, width, 3"
+        shape = f"3, {height}, {width}" if first else f"{height}, {width}, 3"
+        made.add_row(camera["key"], f"uint8 [{moments}{axes}], made {height} x {width}")
+        lines.append(f'"{camera["key"]}": np.zeros(({moments}{shape}), np.uint8),')
     state = meta["state"]
     sizes = state.get("keys", {state["key"]: state["size"]} if state["size"] else {})
     for key, size in sizes.items():

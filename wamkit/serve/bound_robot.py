@@ -81,7 +81,7 @@ class BoundRobot:
     def describe(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The greeting of a server, with the keys of the robot."""
         cameras = {
-            view: {**camera, "key": self.images[view][0]}
+            view: {**camera, "key": self.images[view][0], "layout": self.images[view][1]}
             for view, camera in metadata["cameras"].items()
         }
         sizes = {key: c.stop - c.start for key, c in self.state.keys.items()}

@@ -12,6 +12,7 @@ from websockets.protocol import State
 
 from ...errors import WamkitError
 from ..fields import RESET
+from ..quoting import truncate_text
 from ..routes import SHUTDOWN
 from ..server import Request, Server, describe_failure
 from ..sessions import ServerSession
@@ -56,6 +57,18 @@ class RefusedError(Exception):
         self.status = status
 
 
+def decode_safely(adapter: Adapter, message: Any) -> Call:
+    """Decode a message of an untrusted client. Raises WamkitError if that does not work."""
+    try:
+        return adapter.decode(message)
+    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+        raise WamkitError(
+            f"a message of a form that {adapter.name} does not have: "
+            f"{type(error).__name__}: {truncate_text(str(error), 200)}",
+            "send messages as the protocol's own client does",
+        ) from None
+
+
 class CoreServer(Server):
     """`Server` whose clients speak through adapters; transports derive from it."""
 
@@ -73,6 +86,11 @@ class CoreServer(Server):
         """Run something in a thread that reads messages."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, work, *args)
+
+    async def decode(self, adapter: Adapter, message: Any) -> Call:
+        """Decode a message in a thread. Raises WamkitError if it is of no form that is known."""
+        found: Call = await self.run_aside(decode_safely, adapter, message)
+        return found
 
     async def answer(self, dialogue: Dialogue, adapter: Adapter, call: Call) -> Any:
         """The encoded answer to a call. Raises RefusedError."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import BoundedSemaphore, Lock, Thread
+from time import monotonic
 from typing import Any
 
 from ...errors import WamkitError
@@ -19,6 +21,8 @@ from .peers import PeerServer
 
 SECONDS = 30
 """A client that sends nothing for so long within a request, or before the next, is dropped."""
+LAST = 1.0
+"""Seconds that the last answers have to be sent, once the running batch is done."""
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -36,8 +40,10 @@ class AdapterServer(PeerServer):
         try:
             yield
         finally:
-            loop = asyncio.get_running_loop()
+            loop, end = asyncio.get_running_loop(), monotonic() + LAST
             await loop.run_in_executor(None, made.shutdown)
+            while made.active and monotonic() < end:  # answers are sent by threads
+                await asyncio.sleep(0.01)
             made.server_close()
 
     async def respond(self, message: HttpMessage, name: str) -> tuple[int, bytes, str]:
@@ -45,7 +51,7 @@ class AdapterServer(PeerServer):
         call = None
         try:
             with self.counted(0):
-                call = await self.run_aside(self.adapter.decode, message)
+                call = await self.decode(self.adapter, message)
                 answer = await self.answer(
                     self.dialogue((call.session, "" if call.session else name)), self.adapter, call
                 )
@@ -66,17 +72,24 @@ class _HttpServer(ThreadingHTTPServer):
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket, self.core, self.loop = listener, core, loop
-        self.bytes_held, self.lock = 0, Lock()
+        self.bytes_held, self.active, self.lock = 0, 0, Lock()
         self.places = BoundedSemaphore(core.limits.clients + core.limits.handshakes)
         self.server_activate()
 
     def reserve(self, nbytes: int) -> bool:
-        """Count bytes of a body, or give them back; False if they are too many with all others."""
+        """Count a call with the bytes of its body; False if they are too many with all others."""
         with self.lock:
-            if nbytes > 0 and self.bytes_held + nbytes > self.core.limits.buffer:
+            if self.bytes_held + nbytes > self.core.limits.buffer:
                 return False
             self.bytes_held += nbytes
+            self.active += 1
             return True
+
+    def release(self, nbytes: int) -> None:
+        """Count a call no longer."""
+        with self.lock:
+            self.bytes_held -= nbytes
+            self.active -= 1
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection a thread, if one is free."""
@@ -150,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return self._call(int(length))
         finally:
-            self.server.reserve(-int(length))
+            self.server.release(int(length))
 
     def _call(self, length: int) -> None:
         """Read a body of so many bytes, and answer it."""
@@ -162,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         working = self.server.core.respond(HttpMessage(body, *kinds), self.client_address[0])
         try:
             done = asyncio.run_coroutine_threadsafe(working, self.server.loop).result()
-        except RuntimeError:  # the loop has ended
+        except (RuntimeError, CancelledError):  # the loop has ended
             working.close()
             return self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"{SHUTDOWN}\n".encode())
         return self._send(*done, close=False)

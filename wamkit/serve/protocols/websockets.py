@@ -27,7 +27,7 @@ class AdapterServer(CoreServer):
             while not self.admission.draining:
                 message, call, failure = await connection.next_message(), None, None
                 try:
-                    call = await self.run_aside(adapter.decode, message)
+                    call = await self.decode(adapter, message)
                     answer = await self.answer(dialogue, adapter, call)
                 except ConnectionClosed:
                     raise

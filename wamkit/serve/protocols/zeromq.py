@@ -47,6 +47,8 @@ class AdapterServer(PeerServer):
 
             async def receive() -> None:
                 while True:
+                    while len(tasks) > self.limits.clients:  # what it sends is left to ZeroMQ
+                        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                     frames = await line.recv_multipart()
                     if len(frames) != 3 or frames[1]:
                         continue  # not of a REQ socket, which could not be answered
@@ -71,7 +73,7 @@ class AdapterServer(PeerServer):
         call = None
         try:
             with self.counted(len(message)):
-                call = await self.run_aside(self.adapter.decode, message)
+                call = await self.decode(self.adapter, message)
                 if not self.keys.accept(f"{SCHEME} {call.api_key}"):
                     raise RefusedError("Unauthorized: send api_token with a key of the server", 401)
                 dialogue = self.dialogue(identity)
