@@ -17,7 +17,7 @@ from ..errors import WamkitError
 from ..files.printable import OneLine
 from ._options import Device, Overrides, Quantize, Source, Tiny
 from ._output import note, say, show_table, spinner, table
-from ._protocols import draw_protocol
+from ._protocols import draw_address, draw_protocol, reachable
 from ._sources import resolve_source
 
 if TYPE_CHECKING:
@@ -271,13 +271,11 @@ async def _serve(
     async with server.open(listener):
         signals.end_with(lambda: loop.call_soon_threadsafe(ended.set))
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
-        watched = {"watch": server.watch is not None}
+        meta = {**server.metadata(), "session": kept, "watch": server.watch is not None}
         if server.protocol == "openpi":
-            _draw({**server.metadata(), "session": kept, **watched}, *address)
-        elif server.protocol == "vla-eval":
-            _draw_benchmark({**server.metadata(), **watched}, *address)
+            _draw(meta, *address)
         else:
-            draw_protocol(server.protocol, server.metadata(), *address)
+            draw_protocol(server.protocol, meta, *address)
         sys.stdout.flush()
         await ended.wait()
         logging.getLogger("wamkit.serve").info(
@@ -340,30 +338,12 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
         "import numpy as np\n"
         "from wamkit.serve.client import Client\n\n"
         f"{_reconnect_comment(meta)}"
-        f'with Client("{_reachable(host)}", {port}) as policy:\n'
+        f'with Client("{reachable(host)}", {port}) as policy:\n'
         f"    reply = policy.infer({{\n        {example}\n    }})\n"
         f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
         whole=True,
     )
-    _draw_address(host, port, "healthz", watched=bool(meta.get("watch")))
-
-
-def _draw_benchmark(meta: dict[str, Any], host: str, port: int) -> None:
-    """Print the policy, and how vla-eval is started."""
-    reached = f"ws://{_reachable(host)}:{port}"
-    say(f"{meta['policy']}: one of {len(meta['actions'])} actions for each observation of vla-eval")
-    say(f"vla-eval run --config BENCHMARK.yaml --server-url {reached}", whole=True)
-    _draw_address(host, port, "health", watched=bool(meta.get("watch")))
-
-
-def _draw_address(host: str, port: int, health: str, *, watched: bool) -> None:
-    address = f"[{host}]" if ":" in host else host
-    if watched:
-        reachable = _reachable(host)
-        name = f"[{reachable}]" if ":" in reachable else reachable
-        say(f"watch: http://{name}:{port}/watch")
-    url = f"http://{address}:{port}/{health}"
-    say(f"ready at ws://{address}:{port} (health: {url}); Ctrl-C ends it")
+    draw_address(host, port, "healthz", watched=bool(meta.get("watch")))
 
 
 def _reconnect_comment(meta: dict[str, Any]) -> str:
@@ -372,8 +352,3 @@ def _reconnect_comment(meta: dict[str, Any]) -> str:
     if not timeout:
         return ""
     return f"# A lost connection is restored; the session is kept for {timeout:g} s.\n"
-
-
-def _reachable(host: str) -> str:
-    """An address that a client on this machine can use."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -49,7 +49,7 @@ class BoundRobot:
                 f"a request that is a {type(found).__name__}, not a map",
                 f"send a map of {', '.join(self.wanted)}",
             )
-        given = dict(_flat(found))
+        given = dict(_flatten(found))
         missing = [key for key in self.wanted if key not in given]
         unknown = [key for key in given if key not in {*self.wanted, *self.unread, *OPTIONS}]
         if missing or unknown:
@@ -64,7 +64,7 @@ class BoundRobot:
         made = {key: given[key] for key in OPTIONS if key in given}
         made[PROMPT] = given[self.prompt]
         for view, (key, layout, rotation) in self.images.items():
-            made[f"observation/{view}"] = _upright(key, given[key], layout, rotation)
+            made[f"observation/{view}"] = _to_upright(key, given[key], layout, rotation)
         if self.state.keys:
             made[STATE] = self.state.to_policy(self.state.join(given))
         if EXECUTED in made:
@@ -113,20 +113,22 @@ class BoundRobot:
         return self.actions.to_policy(values)
 
 
-def _flat(found: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[tuple[Any, Any]]:
+def _flatten(
+    found: Mapping[Any, Any], before: str = "", depth: int = 0
+) -> Iterator[tuple[Any, Any]]:
     """Entries of nested maps, with their keys joined by `/`."""
     for key, value in found.items():
         name = f"{before}{key}" if before else key
         if isinstance(value, dict) and key != PREFIX and depth < DEPTH:
-            yield from _flat(value, f"{name}/", depth + 1)
+            yield from _flatten(value, f"{name}/", depth + 1)
         else:
             yield name, value
 
 
-def _upright(key: str, found: Any, layout: str, rotation: int) -> Any:
+def _to_upright(key: str, found: Any, layout: str, rotation: int) -> Any:
     """An image, or several, as [..., height, width, 3], turned as the policy wants it."""
     if isinstance(found, bytes | list):  # files have their colors last
-        found, layout = _decoded(key, found) if rotation else found, "HWC"
+        found, layout = _decode_files(key, found) if rotation else found, "HWC"
     if not isinstance(found, np.ndarray) or found.ndim not in (3, 4):
         return found
     if layout == "CHW" and found.shape[-3] not in (1, 3):
@@ -139,7 +141,7 @@ def _upright(key: str, found: Any, layout: str, rotation: int) -> Any:
     return np.rot90(found, rotation // 90, axes=(-3, -2)) if rotation else found
 
 
-def _decoded(key: str, found: bytes | list[Any]) -> Any:
+def _decode_files(key: str, found: bytes | list[Any]) -> Any:
     """Images that came as files, as one array; anything else unchanged."""
     if isinstance(found, bytes):
         return decode_pixels(found, repr(key), ENCODINGS)

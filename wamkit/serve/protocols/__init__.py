@@ -90,7 +90,7 @@ def check_options(protocol: str, *, watch: bool, execute_steps: int | None) -> N
             "--execute-steps is of --protocol vla-eval", "other clients choose it themselves"
         )
     transport = _ADAPTERS[protocol][2] if protocol in _ADAPTERS else "websockets"
-    if watch and (transport != "websockets" or protocol == "vla-eval"):
+    if watch and transport != "websockets":
         raise WamkitError(
             f"--watch does not show requests of --protocol {protocol}", "leave it out"
         )
@@ -120,7 +120,7 @@ def make_server(
     if protocol == "vla-eval":
         from ..vla_eval import VlaEvalServer
 
-        make = partial(VlaEvalServer, execute_steps=execute_steps)
+        make = partial(VlaEvalServer, watch=watch, execute_steps=execute_steps)
     elif protocol == "openpi" or robot is None:
         from ..server import Server
 

@@ -50,7 +50,7 @@ class Gr00tAdapter(Adapter):
             )
         flat = not any(isinstance(value, dict) for value in seen.values())
         if flat:
-            seen = _nested(seen)
+            seen = _nest(seen)
         if unknown := [key for key in seen if key not in MODALITIES]:
             raise WamkitError(
                 f"the observation has {list_values(unknown)}",
@@ -103,7 +103,7 @@ class Gr00tAdapter(Adapter):
         return pack_gr00t({"error": error}, NPY if call is None else call.context["form"])
 
 
-def _nested(seen: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+def _nest(seen: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
     """An observation with keys such as `video.front` and `annotation.TASK`, in maps."""
     found: dict[str, dict[str, Any]] = {}
     for key, value in seen.items():

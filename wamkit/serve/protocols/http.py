@@ -50,7 +50,7 @@ class AdapterServer(PeerServer):
         """Status, body and type of the answer to a call."""
         call = None
         try:
-            with self.counted(0):
+            with self.count_message(0):
                 call = await self.decode(self.adapter, message)
                 answer = await self.answer(
                     self.dialogue((call.session, "" if call.session else name)), self.adapter, call

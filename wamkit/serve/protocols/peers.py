@@ -54,7 +54,7 @@ class PeerServer(CoreServer):
         return found
 
     @contextmanager
-    def counted(self, nbytes: int) -> Iterator[None]:
+    def count_message(self, nbytes: int) -> Iterator[None]:
         """Count a message while it is answered. Raises RefusedError if there are too many."""
         if (
             self.in_flight >= self.limits.clients

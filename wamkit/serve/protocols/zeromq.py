@@ -72,7 +72,7 @@ class AdapterServer(PeerServer):
         """Answer one message: a REQ socket sends no other before it has the answer."""
         call = None
         try:
-            with self.counted(len(message)):
+            with self.count_message(len(message)):
                 call = await self.decode(self.adapter, message)
                 if not self.keys.accept(f"{SCHEME} {call.api_key}"):
                     raise RefusedError("Unauthorized: send api_token with a key of the server", 401)
