@@ -29,7 +29,7 @@ class Call:
 
 
 class Adapter(ABC):
-    """One protocol. `about` is the metadata of the server, `robot` its map.
+    """One protocol. `metadata` is that of the server, `robot` its map.
 
     Methods run in threads of their own and share no state, except in `AutoAdapter`, of which each
     connection has its own.
@@ -45,8 +45,8 @@ class Adapter(ABC):
     health: ClassVar[str] = "healthz"
     """Path of the health check, where the transport is HTTP or websockets."""
 
-    def __init__(self, about: Mapping[str, Any], robot: BoundRobot) -> None:
-        self.about, self.robot_map = about, robot
+    def __init__(self, metadata: Mapping[str, Any], robot: BoundRobot) -> None:
+        self.metadata, self.robot_map = metadata, robot
 
     def greeting(self, session: Mapping[str, Any]) -> Message | None:
         """The first message of the server, if there is one."""

@@ -27,7 +27,7 @@ class OpenpiAdapter(Adapter):
 
     def greeting(self, session: Mapping[str, Any]) -> Message:
         """The metadata of the policy."""
-        return pack({**self.about, "session": dict(session)})
+        return pack({**self.metadata, "session": dict(session)})
 
     def decode(self, message: Message) -> Call:
         """A map of observations."""
@@ -58,15 +58,15 @@ class AutoAdapter(Adapter):
 
     name = "auto"
 
-    def __init__(self, about: Mapping[str, Any], robot: BoundRobot) -> None:
-        super().__init__(about, robot)
-        self.openpi = OpenpiAdapter(about, robot)
-        self.arena, self.starvla = _AnyArena(about, robot), StarVlaAdapter(about, robot)
+    def __init__(self, metadata: Mapping[str, Any], robot: BoundRobot) -> None:
+        super().__init__(metadata, robot)
+        self.openpi = OpenpiAdapter(metadata, robot)
+        self.arena, self.starvla = _AnyArena(metadata, robot), StarVlaAdapter(metadata, robot)
         self.chosen: Adapter | None = None
 
     def greeting(self, session: Mapping[str, Any]) -> Message:
         """The keys of all three."""
-        greeting = {**self.arena.config(), **self.starvla.config(), **self.about}
+        greeting = {**self.arena.config(), **self.starvla.config(), **self.metadata}
         return pack({**greeting, "session": dict(session)})
 
     def decode(self, message: Message) -> Call:

@@ -56,7 +56,7 @@ class Gr00tAdapter(Adapter):
                 f"the observation has {list_values(unknown)}",
                 f"an observation of GR00T is a map of {', '.join(MODALITIES)}",
             )
-        newest = self.about["num_images"] == 1 and not self.about["stateful"]
+        newest = self.metadata["num_images"] == 1 and not self.metadata["stateful"]
         made = {f"video/{key}": _clip(key, v, newest) for key, v in _part(seen, "video").items()}
         made |= {f"state/{key}": _newest(key, v) for key, v in _part(seen, "state").items()}
         language = _part(seen, "language")
@@ -86,13 +86,13 @@ class Gr00tAdapter(Adapter):
 
     def _config(self) -> dict[str, Any]:
         """Keys of every modality, as plain maps."""
-        steps = list(self.about["image_steps"])
+        steps = list(self.metadata["image_steps"])
         keys = {
             "video": [_after(key) for key, _, _ in self.robot_map.images.values()],
             "state": [_after(key) for key in self.robot_map.state.keys],
             "action": list(self.robot_map.actions.keys),
         }
-        deltas = {"video": steps, "state": [0], "action": list(range(self.about["chunk_size"]))}
+        deltas = {"video": steps, "state": [0], "action": list(range(self.metadata["chunk_size"]))}
         return {
             name: {"delta_indices": deltas[name], "modality_keys": found}
             for name, found in keys.items()

@@ -25,8 +25,8 @@ class RoboArenaAdapter(Adapter):
 
     name, robot = "roboarena", "roboarena"
 
-    def __init__(self, about: Mapping[str, Any], robot: BoundRobot) -> None:
-        super().__init__(about, robot)
+    def __init__(self, metadata: Mapping[str, Any], robot: BoundRobot) -> None:
+        super().__init__(metadata, robot)
         space = next(iter(robot.actions.keys), "")
         if self.name == "roboarena" and space not in SPACES:
             raise WamkitError(
@@ -45,7 +45,7 @@ class RoboArenaAdapter(Adapter):
             "needs_wrist_camera": any(name.startswith("wrist_image") for name in names),
             "n_external_cameras": len(outside),
             "needs_stereo_camera": any(name.endswith("_right") for name in names),
-            "needs_session_id": bool(self.about["stateful"]),
+            "needs_session_id": bool(self.metadata["stateful"]),
             "action_space": self.space,
         }
 

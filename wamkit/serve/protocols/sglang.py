@@ -35,20 +35,20 @@ class SglangAdapter(Adapter):
         """What the policy takes and gives."""
         if path != "/v1/actions/metadata":
             return None
-        cameras = list(self.about["cameras"].values())
+        cameras = list(self.metadata["cameras"].values())
         found = {
             "object": "action.metadata",
-            "model": self.about["policy"],
+            "model": self.metadata["policy"],
             "policy_family": "wamkit",
             "input": {
                 "image_keys": [_camera(c["key"]) for c in cameras],
                 "image_size": cameras[0]["size"],
-                "state_dim": self.about["state"]["size"],
+                "state_dim": self.metadata["state"]["size"],
             },
             "output": {
                 "action_type": "continuous",
-                "action_horizon": self.about["chunk_size"],
-                "action_dim": len(self.about["actions"]),
+                "action_horizon": self.metadata["chunk_size"],
+                "action_dim": len(self.metadata["actions"]),
                 "dtype": "float32",
             },
             "capabilities": {"batch_inputs": False, "multiple_candidates": False},
@@ -85,8 +85,8 @@ class SglangAdapter(Adapter):
 
     def _expect_parameters(self, wanted: Mapping[str, Any]) -> None:
         """Refuse parameters that the policy does not have, or has another value of."""
-        fixed = {"action_horizon": self.about["chunk_size"]}
-        fixed |= {"action_dim": len(self.about["actions"])}
+        fixed = {"action_horizon": self.metadata["chunk_size"]}
+        fixed |= {"action_dim": len(self.metadata["actions"])}
         wrong = [key for key, value in wanted.items() if key != SEED and fixed.get(key) != value]
         if wrong:
             raise WamkitError(
@@ -130,7 +130,7 @@ class SglangAdapter(Adapter):
                 "id": f"act_{uuid.uuid4().hex}",
                 "object": "action.generation",
                 "created": int(time.time()),
-                "model": self.about["policy"],
+                "model": self.metadata["policy"],
                 "data": [{**one, "action": {**action, "values": values}}],
                 "usage": {"action_horizon": len(actions), "action_dim": actions.shape[1]},
                 "timings": timings,

@@ -34,9 +34,9 @@ class StarVlaAdapter(Adapter):
         """Metadata of starVLA's server."""
         return {
             "env": "wamkit",
-            "action_chunk_size": self.about["chunk_size"],
-            "available_unnorm_keys": [self.about["policy"]],
-            "default_unnorm_key": self.about["policy"],
+            "action_chunk_size": self.metadata["chunk_size"],
+            "available_unnorm_keys": [self.metadata["policy"]],
+            "default_unnorm_key": self.metadata["policy"],
             "action_keys": list(self.robot_map.actions.keys),
             "state_keys": list(self.robot_map.state.keys),
             "training_obs_image_size": None,  # images of any size are resized as in training
@@ -70,9 +70,9 @@ class StarVlaAdapter(Adapter):
                 "connect once for each robot: requests of several are computed together",
             )
         key = payload.get("unnorm_key")
-        if key not in (None, self.about["policy"]):
+        if key not in (None, self.metadata["policy"]):
             raise WamkitError(
-                f"unnorm_key is {quote(key)}; the policy has {self.about['policy']!r}",
+                f"unnorm_key is {quote(key)}; the policy has {self.metadata['policy']!r}",
                 "leave out unnorm_key",
             )
         known = ("examples", "unnorm_key", "type", "request_id", *SAMPLING)
@@ -99,7 +99,7 @@ class StarVlaAdapter(Adapter):
 
     def _state(self, found: Any) -> Any:
         """The state [D] or [1, D] of an example as [D], in the order of the robot's keys."""
-        state, size = np.asarray(found), self.about["state"]["size"]
+        state, size = np.asarray(found), self.metadata["state"]["size"]
         state = state[0] if state.ndim == 2 and len(state) == 1 else state
         if state.shape != (size,):
             raise WamkitError(
