@@ -80,21 +80,32 @@ class RobotMap(Table):
         rate = spec.actions.control_hz
         if self.control_hz is not None and self.control_hz != rate:
             faults.append(f"the robot runs at {self.control_hz:g} Hz and the policy at {rate:g} Hz")
+        vectors: dict[str, VectorMap] = {}
+        wanted = {"state": (self.state if spec.state.size else (), spec.state.size)}
+        wanted["action"] = (self.actions, len(spec.actions.executed))
+        hints = []
+        for what, (fields, size) in wanted.items():
+            try:
+                vectors[what] = VectorMap(fields, size, what)
+            except WamkitError as error:
+                faults.append(error.what)
+                hints.append(error.hint)
         if faults:
+            copied = f"--robot FILE.toml, a copy of one in {FOLDER} with what differs"
+            keys = f"--camera-map VIEW=KEY with one of {', '.join(by_key)}, or {copied}"
             raise WamkitError(
                 f"{name} does not fit the policy: {'; '.join(faults)}",
-                f"--camera-map VIEW=KEY with one of {', '.join(by_key)}, or --robot FILE.toml, a "
-                f"copy of {FOLDER} with what differs",
+                hints[0] if len(hints) == len(faults) == 1 else keys,
             )
         cameras = {
             v: by_key[renamed[v]] if renamed and v in renamed else self.cameras[v] for v in views
         }
-        state = VectorMap(self.state if spec.state.size else (), spec.state.size, "state")
-        actions = VectorMap(self.actions, len(spec.actions.executed), "action")
         unread = {camera.key for camera in self.cameras.values()} | {*self.ignore}
         unread |= {field.key for field in self.state}
         images = {view: (c.key, c.layout, c.rotation) for view, c in cameras.items()}
-        return BoundRobot(name, self.prompt, images, state, actions, frozenset(unread))
+        return BoundRobot(
+            name, self.prompt, images, vectors["state"], vectors["action"], frozenset(unread)
+        )
 
 
 def known_robots() -> list[str]:
@@ -122,15 +133,12 @@ def read_robot(name: str) -> RobotMap:
 def plain_robot(
     spec: PolicySpec, image: str, state: str, renamed: Mapping[str, str], prompt: str = "prompt"
 ) -> RobotMap:
-    """The map of a protocol without a robot file: `image` with VIEW in it, and `state`.
+    """The map of a protocol without a robot file: `image` with `{view}` in it, and `state`.
 
     Actions have the names of the policy's groups.
     """
     views = [view.name for view in spec.cameras.views]
-    cameras = {
-        view: CameraMap(key=renamed.get(view, image.format(view=view, index=index)))
-        for index, view in enumerate(views)
-    }
+    cameras = {view: CameraMap(key=renamed.get(view, image.format(view=view))) for view in views}
     actions, start = [], 0
     for group in spec.actions.groups:
         if group.kind != "state":

@@ -37,13 +37,11 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     image: ClassVar[str] = "observation/{view}"
-    """Key of a view's image without a robot file; `{index}` is its place among the views."""
+    """Key of a view's image without a robot file."""
     state: ClassVar[str] = "observation/state"
     """Key of the state without a robot file."""
     robot: ClassVar[str] = ""
     """Robot file that the protocol stands for, if it does."""
-    health: ClassVar[str] = "healthz"
-    """Path of the health check, where the transport is HTTP or websockets."""
 
     def __init__(self, metadata: Mapping[str, Any], robot: BoundRobot) -> None:
         self.metadata, self.robot_map = metadata, robot
