@@ -127,6 +127,12 @@ def test_chunks_in_use_are_those_of_fixed_blocks(policy: Policy) -> None:
     assert torch.equal(policy.act(seen, seed=0).values, fixed.act(seen, seed=0).values)
 
 
+def test_past_actions_that_no_token_sees_have_no_copies() -> None:
+    spec = {**spec_with(past_actions="none"), "action_head": {"name": "reader"}}
+    losses = Policy.from_spec(parse(spec)).loss(random_batch(parse(spec)), seed=0)
+    assert losses.total.isfinite()
+
+
 def test_the_last_block_may_be_shorter() -> None:
     assert in_blocks(["target.0"] * 3 + ["seen.0", "seen.1"], 2) == (
         *("target.0", "target.0", "target.1"),

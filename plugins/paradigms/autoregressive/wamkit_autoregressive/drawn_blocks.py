@@ -50,8 +50,8 @@ class DrawnBlocks(AutoregressiveParadigm):
         return _visibility(self.config, blocks, window)
 
     def _copies(self, role: str) -> int:
-        """All: which blocks are the last of a sample is not known yet."""
-        return self.config.chunks
+        """All, if any token sees them: which blocks are the last of a sample is not known yet."""
+        return self.config.chunks if role != "did" or self.config.remembers_actions else 0
 
 
 @lru_cache(maxsize=64)  # a table of a long sample has megabytes
