@@ -104,6 +104,32 @@ def test_video_co_training_is_measured_in_pairs(data: Path, run: Run, tmp_path: 
         run("video_helps", data, "--demonstrations", 4)
 
 
+@METAWORLD
+def test_paradigms_are_compared_at_the_same_updates_and_the_same_compute(
+    run: Run, tmp_path: Path
+) -> None:
+    kinds = ("--paradigms", "single_pass", "idm")
+    few = ("--seeds", 1, "--demonstrations", 1, "--updates", 4, "--batch", 2, "--episodes", 1)
+    args = ("paradigms", "run", tmp_path, *kinds, *few, "--max-steps", 8)
+    found = run(*args, "--tasks", "handle-press", "--shard", "1/2")
+    assert re.findall(r"^(\w+-\w+)-0: updates \(4\): 0, ", found, re.M) == [
+        "single_pass-video",
+        "idm-video",
+    ]
+    run(*args, "--tasks", "handle-press")
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/eval-*.json")}
+    assert len(files) == 7  # without video a single pass costs less, and gets more updates
+    run(*args, "--tasks", "handle-press")
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.svg"
+    table = run("paradigms", "report", tmp_path, *kinds, "--plot", plot)
+    assert len(re.findall(r"^\| (single_pass|idm) \| (yes|no) \| 1 \|", table, re.M)) == 4
+    assert plot.read_text().startswith("<?xml")
+    with pytest.raises(WamkitError, match="choose another folder"):
+        run(*args, "--tasks", "coffee-button")
+
+
 @pytest.mark.parametrize(
     ("measure", "differences", "message"),
     [
