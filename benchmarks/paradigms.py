@@ -141,7 +141,6 @@ def operations(asked: Any, data: Path, cell: Cell) -> int:
     file = asked.out / f"{cell.kind}.flops.json"
     if file.is_file():
         return int(json.loads(file.read_text())["operations"])
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     import wamkit

@@ -260,7 +260,7 @@ def test_a_missing_module_comes_with_the_command_that_cures_it(
     ("args", "message"),
     [
         (["chek"], "No such command 'chek'. Did you mean 'check'?"),  # codespell:ignore chek
-        (["frobnicate"], "The commands are list, show, check"),
+        (["xyzzy"], "The commands are list, show, check"),
         (["check"], "Missing argument"),
         (["check", "nowhere.toml"], "error: no spec at nowhere.toml"),
         (["show", "backbone", "toi"], "did you mean 'toy'?"),  # codespell:ignore toi

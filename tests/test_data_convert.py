@@ -66,9 +66,9 @@ def test_actions_images_and_states_are_as_the_conventions_have_them(
         )
         actions = values.episode_values(10, "action")
         assert np.allclose(actions[:, :6], last["actions"][:, :6])
-        opened = 1.0 if conventions == "fastwam" else -1.0
+        open_gripper = 1.0 if conventions == "fastwam" else -1.0
         closed = 0.0 if conventions == "fastwam" else 1.0
-        assert actions[:, 6].tolist() == [opened] * 2 + [closed] * 3
+        assert actions[:, 6].tolist() == [open_gripper] * 2 + [closed] * 3
         camera = f"observation.images.{config.convention.cameras[0]}"
         image = FrameReader(folder, 1e-4).read(folder.episodes[10], camera, [3])[0]
         stored = last["obs/agentview_rgb"][3]
@@ -91,16 +91,16 @@ def test_it_is_typed_and_checked(wamkit: Any, tmp_path: Path) -> None:
     ]
     out = tmp_path / "set"
     args = ("--image-format", "image", "--env-arg", "conventions=lerobot")
-    code, said, _ = wamkit("data", "convert", "libero", *files, "--out", out, *args, "--json")
-    report = json.loads(said)
+    code, message, _ = wamkit("data", "convert", "libero", *files, "--out", out, *args, "--json")
+    report = json.loads(message)
     assert code == 0 and (report["episodes"], report["frames"]) == (4, 20)
     assert report["tasks"] == ["pick up the milk and place it in the basket", "wave"]
     assert set(LeRobotFolder(out).cameras) == {
         "observation.images.image",
         "observation.images.image2",
     }
-    code, said, _ = wamkit("data", "check", out)
-    assert (code, said) == (0, f"{out} is whole.\n")
+    code, message, _ = wamkit("data", "check", out)
+    assert (code, message) == (0, f"{out} is whole.\n")
 
 
 def _remove(key: str) -> Change:
@@ -118,7 +118,7 @@ def _poison(data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (_remove("demo_1/obs/eye_in_hand_rgb"), "demo_1: no obs/eye_in_hand_rgb"),
         (_remove("demo_0/obs"), "demo_0: no obs/agentview_rgb"),
@@ -127,16 +127,16 @@ def _poison(data: Any) -> None:
         (lambda data: [data.pop(name) for name in list(data)], "has no data/demo_0"),
     ],
 )
-def test_a_damaged_file_leaves_no_data_set(change: Change, said: str, tmp_path: Path) -> None:
+def test_a_damaged_file_leaves_no_data_set(change: Change, message: str, tmp_path: Path) -> None:
     good = write_demonstrations(tmp_path / "good_demo.hdf5")
     file = write_demonstrations(tmp_path / f"{NAME}_demo.hdf5", change=change)
-    with pytest.raises(WamkitError, match=said):
+    with pytest.raises(WamkitError, match=message):
         convert(Libero(), [good, file], tmp_path / "set", "image")
     assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (("libero", "none.hdf5", "--out", "OUT"), "there is no such file"),
         (("libero", "TEXT", "--out", "OUT"), "cannot be read as HDF5"),
@@ -150,7 +150,7 @@ def test_a_damaged_file_leaves_no_data_set(change: Change, said: str, tmp_path: 
     ],
 )
 def test_mistakes_are_answered(
-    wamkit: Any, words: tuple[str, ...], said: str, tmp_path: Path
+    wamkit: Any, args: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     paths = {
         "GOOD": write_demonstrations(tmp_path / "good_demo.hdf5", 1, 2),
@@ -160,6 +160,6 @@ def test_mistakes_are_answered(
         "FULL": tmp_path,
     }
     paths["TEXT"].write_text("hello")
-    code, _, err = wamkit("data", "convert", *[paths.get(word, word) for word in words])
-    assert code == 2 and said in " ".join(err.split())
+    code, _, err = wamkit("data", "convert", *[paths.get(word, word) for word in args])
+    assert code == 2 and message in " ".join(err.split())
     assert not paths["OUT"].exists()

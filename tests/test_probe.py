@@ -113,7 +113,7 @@ def prober(policy: Policy, **settings: Any) -> Prober:
     return Prober(policy, {"side": "side"}, EnvPool(Cart(**settings), 1, apart=False))
 
 
-def test_a_perfect_a_reversed_and_an_indifferent_model_are_told_apart() -> None:
+def test_a_perfect_a_reversed_and_an_indifferent_model_are_distinguished() -> None:
     rng = np.random.default_rng(0)
     start = rng.random(50)
     real = start + rng.normal(size=(5, 50))
@@ -147,9 +147,9 @@ def test_candidates_are_within_limits_and_follow_the_kind_of_each_group() -> Non
     groups = [{"name": "move", "size": 1, "kind": "delta"}, {"name": "grip", "size": 1}]
     config = ActionConfig.model_validate({"chunk_size": 3, "control_hz": 10, "groups": groups})
     robot = Robot({}, (), ("move", "grip"), (-1.0, 0.0), (1.0, 1.0), 10.0)
-    shown = np.array([[0.5, 0.2], [2.0, 0.3], [-0.5, 0.4]], np.float32)
+    demonstrated = np.array([[0.5, 0.2], [2.0, 0.3], [-0.5, 0.4]], np.float32)
     before = np.array([0.9, 0.7], np.float32)
-    found = candidates(config, robot, shown, before, np.random.default_rng(0))
+    found = candidates(config, robot, demonstrated, before, np.random.default_rng(0))
     assert list(found) == ["demonstrated", "hold", "mirrored", "random_1", "random_2"]
     np.testing.assert_allclose(found["hold"], [[0, 0.7]] * 3)
     np.testing.assert_allclose(found["mirrored"], [[-0.5, 0.2], [-1, 0.3], [0.5, 0.4]])
@@ -157,7 +157,7 @@ def test_candidates_are_within_limits_and_follow_the_kind_of_each_group() -> Non
         assert (made >= robot.low).all() and (made <= robot.high).all()
     assert (found["random_1"] == found["random_1"][0]).all()
     absolute = config.model_copy(update={"groups": config.groups[1:] * 2})
-    assert "mirrored" not in candidates(absolute, robot, shown, before, np.random.default_rng(0))
+    assert "mirrored" not in candidates(absolute, robot, demonstrated, before, np.random.default_rng(0))
 
 
 def test_an_episode_is_replayed_to_where_futures_part() -> None:

@@ -19,11 +19,11 @@ COMMANDS = re.findall(r"`(wamkit serve [^`]+)`", PAGE)
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_page_serves(line: str, wamkit: Any, monkeypatch: Any) -> None:
-    shown: list[str] = []
+    served: list[str] = []
 
     async def serve_shortly(server: Any, listener: Any, address: Any, signals: Any) -> None:
         async with server.open(listener):
-            shown.append(server.protocol)
+            served.append(server.protocol)
 
     monkeypatch.setattr(module, "_serve", serve_shortly)
     monkeypatch.setattr(module, "_log_to_stderr", lambda: None)
@@ -34,7 +34,7 @@ def test_a_command_of_the_page_serves(line: str, wamkit: Any, monkeypatch: Any) 
     code, _, err = wamkit(*args, "--port", "0")
     assert code == 0, err
     chosen = args[args.index("--protocol") + 1] if "--protocol" in args else "openpi"
-    assert shown == [chosen]
+    assert served == [chosen]
 
 
 def test_the_robot_file_of_the_page_is_one(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class CosmosPolicyAdapter(Adapter):
             found = read_json(message.body, read_array)
             if encoded := isinstance(found, dict) and "encoded" in found:
                 if len(found) != 1 or not isinstance(found["encoded"], str):
-                    raise WamkitError("'encoded' beside other keys", "send it alone, as text")
+                    raise WamkitError("'encoded' next to other keys", "send it alone, as text")
                 found = read_json(found["encoded"], read_array)
         except (ValueError, TypeError) as error:
             raise WamkitError(f"a damaged array: {error}", "send arrays of json_numpy") from None

@@ -104,7 +104,7 @@ def test_a_task_is_named_by_suite_and_index_or_by_its_name() -> None:
 
 @INSTALLED
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "message"),
     [
         ("libero:libero_objects/0", "did you mean 'libero_object'"),
         ("libero:libero_object/10", "libero_object/0 to libero_object/9"),
@@ -115,10 +115,10 @@ def test_a_task_is_named_by_suite_and_index_or_by_its_name() -> None:
         ("libero:", "LIBERO has no task ''"),
     ],
 )
-def test_a_wrong_task_is_answered_with_the_right_ones(asked: str, said: str) -> None:
+def test_a_wrong_task_is_answered_with_the_right_ones(asked: str, message: str) -> None:
     with pytest.raises(WamkitError) as error:
         choose(asked)
-    assert said in error.value.what
+    assert message in error.value.what
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
