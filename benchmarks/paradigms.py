@@ -322,7 +322,7 @@ def report(asked: Any) -> None:
             f"{one['ms']:.1f}",
             f"{one['solved']} of {one['total']}, {one['rate']:.0%}",
             "{:.0%} to {:.0%}".format(*one["interval"]),
-            f"±{one['spread']:.0%}",
+            f"±{one['spread']:.0%}" if known["seeds"] > 1 else "-",
             two["updates"],
             f"{two['solved']} of {two['total']}, {two['rate']:.0%}",
             "{:.0%} to {:.0%}".format(*two["interval"]),

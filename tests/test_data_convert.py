@@ -15,6 +15,7 @@ from wamkit.data import LeRobotFolder
 from wamkit.data.reader import ColumnStore, FrameReader
 from wamkit.errors import WamkitError
 from wamkit.simulate.convert import convert
+from wamkit.testing.parity import same_values
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("pyarrow")
@@ -65,7 +66,7 @@ def test_actions_images_and_states_are_as_the_conventions_have_them(
             folder, folder.episodes, ["action", "observation.state", "next.success"]
         )
         actions = values.episode_values(10, "action")
-        assert np.allclose(actions[:, :6], last["actions"][:, :6])
+        same_values(actions[:, :6], np.asarray(last["actions"][:, :6]).tolist(), 1e-5)
         open_gripper = 1.0 if conventions == "fastwam" else -1.0
         closed = 0.0 if conventions == "fastwam" else 1.0
         assert actions[:, 6].tolist() == [open_gripper] * 2 + [closed] * 3
@@ -79,7 +80,8 @@ def test_actions_images_and_states_are_as_the_conventions_have_them(
         parts = {"cosmos_policy": [last["robot_states"][:]]}
         parts["libero"] = [last["obs/gripper_states"][:], last["obs/joint_states"][:]]
         pose = [last["obs/ee_states"][:], last["obs/gripper_states"][:]]
-        assert np.allclose(state, np.concatenate(parts.get(conventions, pose), 1))
+        expected = np.concatenate(parts.get(conventions, pose), 1)
+        same_values(state, expected.tolist(), 1e-5)
         solved = values.episode_values(10, "next.success").ravel()
     assert solved.tolist() == [False] * 4 + [True]
 

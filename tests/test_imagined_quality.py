@@ -27,6 +27,7 @@ from wamkit.policy.build import build
 from wamkit.policy.policy import Policy
 from wamkit.simulate import EnvObservation, Frame, Rollout
 from wamkit.testing.dataset import record
+from wamkit.testing.parity import same_values
 from wamkit.train import TrainConfig
 from wamkit.train.logs import read as read_log
 from wamkit.train.trainer import Data, train
@@ -68,13 +69,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_equal_frames_have_the_best_value_and_psnr_is_its_formula() -> None:
     one = noise(2, 3, 4, SIZE, SIZE)
     for name, values in frame_quality(one, one).items():
-        torch.testing.assert_close(
-            values, torch.full((2, 4), METRICS[name].best), rtol=1e-4, atol=0
-        )
+        same_values(values, torch.full((2, 4), METRICS[name].best))
     other = noise(2, 3, 4, SIZE, SIZE, seed=1)
     found = frame_quality(one, other)
     error = ((one - other) / 2).square().mean((1, 3, 4))
-    torch.testing.assert_close(found["psnr"], -10 * error.log10(), rtol=1e-4, atol=0)
+    same_values(found["psnr"], -10 * error.log10())
     assert set(found) == set(METRICS)
 
 

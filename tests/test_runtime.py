@@ -55,9 +55,9 @@ def test_append_executes_the_plan_to_its_end() -> None:
 
 def test_weighted_mixes_where_both_plan_an_action() -> None:
     rest, chunk = actions(0, 0, 0), actions(9, 10, 20)
-    assert np.allclose(weighted(rest, chunk, 1).ravel(), [7, 14, 0])
-    assert np.allclose(weighted(actions(0), chunk, 1, weight=0.5).ravel(), [5, 20])
-    assert np.allclose(weighted(rest, chunk, 3).ravel(), [0, 0, 0])
+    same_values(weighted(rest, chunk, 1).ravel(), [7, 14, 0], 1e-6)
+    same_values(weighted(actions(0), chunk, 1, weight=0.5).ravel(), [5, 20], 1e-6)
+    same_values(weighted(rest, chunk, 3).ravel(), [0, 0, 0], 1e-6, scale=1.0)
 
 
 def test_a_jump_is_the_largest_change_of_the_next_action() -> None:

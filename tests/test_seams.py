@@ -13,6 +13,7 @@ from wamkit.policy.reanchor import (
     reanchor_poses,
 )
 from wamkit.policy.seams import executed_run, measure_seams
+from wamkit.testing.parity import same_values
 
 
 def test_a_straight_line_has_no_seam() -> None:
@@ -70,8 +71,8 @@ def test_poses_as_seen_from_where_the_robot_is_now() -> None:
     quarter = axis_angle_to_matrix(np.array([0.0, 0.0, np.pi / 2]))
     then, now = (np.zeros(3), np.eye(3)), (np.array([1.0, 0.0, 0.0]), quarter)
     p, r = reanchor_poses(np.array([[2.0, 0.0, 0.0]]), np.eye(3)[None], then, now)
-    np.testing.assert_allclose(p, [[0, -1, 0]], atol=1e-12)
-    np.testing.assert_allclose(r[0], quarter.T, atol=1e-12)
+    same_values(p, [[0, -1, 0]], 1e-8)
+    same_values(r[0], quarter.T, 1e-8)
 
 
 def test_poses_in_the_world_stay_where_they_are() -> None:
@@ -80,11 +81,11 @@ def test_poses_in_the_world_stay_where_they_are() -> None:
     p, (p_then, p_now) = rng.normal(size=(3, 3)), rng.normal(size=(2, 3))
     then, now = (p_then, turns[0]), (p_now, turns[1])
     moved, turned = reanchor_poses(p, turns[2:], then, now)
-    np.testing.assert_allclose(p_now + moved @ turns[1].T, p_then + p @ turns[0].T)
-    np.testing.assert_allclose(turns[1] @ turned, turns[0] @ turns[2:])
+    same_values(p_now + moved @ turns[1].T, p_then + p @ turns[0].T, 1e-8)
+    same_values(turns[1] @ turned, turns[0] @ turns[2:], 1e-8)
     again = reanchor_poses(moved, turned, now, then)
-    np.testing.assert_allclose(again[0], p)
-    np.testing.assert_allclose(again[1], turns[2:])
+    same_values(again[0], p, 1e-8)
+    same_values(again[1], turns[2:], 1e-8)
 
 
 def test_rotation_vectors_come_back_from_matrices() -> None:
@@ -95,8 +96,8 @@ def test_rotation_vectors_come_back_from_matrices() -> None:
     vectors = axes * angles[:, None]
     matrices = axis_angle_to_matrix(vectors)
     unit = np.broadcast_to(np.eye(3), matrices.shape)
-    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), unit, atol=1e-12)
-    np.testing.assert_allclose(matrix_to_axis_angle(matrices), vectors, atol=1e-8)
+    same_values(matrices @ matrices.transpose(0, 2, 1), unit, 1e-8)
+    same_values(matrix_to_axis_angle(matrices), vectors, 1e-8)
     half = axis_angle_to_matrix(np.array([np.pi, 0.0, 0.0]))
-    np.testing.assert_allclose(half, np.diag([1.0, -1.0, -1.0]), atol=1e-12)
-    np.testing.assert_allclose(np.abs(matrix_to_axis_angle(half)), [np.pi, 0, 0], atol=1e-8)
+    same_values(half, np.diag([1.0, -1.0, -1.0]), 1e-8)
+    same_values(np.abs(matrix_to_axis_angle(half)), [np.pi, 0, 0], 1e-8)

@@ -119,7 +119,7 @@ def test_every_verb_that_takes_a_policy_has_the_option() -> None:
     assert having == {
         "check", "explain", "compare", "bench", "build", "act", "imagine", "estimate", "train",
         "precompute", "data", "eval", "serve", "prune", "show", "diff", "sweep", "compose",
-        "explore", "fit", "export",
+        "explore", "fit", "export", "probe",
     }  # fmt: skip
 
 

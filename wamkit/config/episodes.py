@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 def episode_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     """Yield a conflict where such a setting has no effect, or asks for a part of an image."""
     video, paradigm = spec.video, spec.paradigm
+    new = video.num_frames - video.num_observed
     hints = {
         "episode_latents": 'set video.episode_latents = "window"',
         "new_clip": 'set video.new_clip = "continue"',
-        "new_images": "leave video.new_images out",
+        "new_images": f"set video.new_images = {new}",  # each once, as where it is left out
     }
     if not paradigm.stateful:
         for key, hint in hints.items():
-            if getattr(video, key) != type(video).model_fields[key].default:
+            usual = type(video).model_fields[key].default
+            if getattr(video, key) not in (usual, new):
                 yield Conflict(
                     between=(f"video.{key}", "paradigm"),
                     why=f"it is about the images of a running episode, and {paradigm.name} begins "
@@ -35,7 +37,7 @@ def episode_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
             why="an episode is encoded as one stream, in which no new clip begins",
             hint='set video.new_clip = "continue", or video.episode_latents = "window"',
         )
-    chunk, new = spec.actions.chunk_size, video.num_frames - video.num_observed
+    chunk = spec.actions.chunk_size
     led = chunk - spec.lead_steps
     if video.new_images is not None and video.new_images * led % chunk:
         whole = [n for n in range(1, new) if not new % n and not n * led % chunk]

@@ -45,7 +45,7 @@ class Settings:
     steps: int
     eval_episodes: int
     seed: int
-    batch: int = 64
+    batch: int = 64  # action chunks of an update; a sample has one or several
     max_steps: int | None = None  # of an episode; that of the environment if left open
 
     @property
@@ -217,7 +217,7 @@ def _trained(
         discard(run)  # it stopped before its first checkpoint
     config = TrainConfig(
         steps=settings.steps,
-        batch_size=settings.batch,
+        batch_size=max(1, settings.batch // spec.paradigm.chunks_per_sample),
         seed=settings.seed,
         lr=1e-3,
         schedule="one_cycle",

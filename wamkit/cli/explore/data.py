@@ -297,6 +297,7 @@ def _paradigms(
         key = (
             *(backbone.part.name, traits.imagines, traits.frames, traits.text, traits.text_level),
             traits.depth if traits.text_follows else 0,
+            traits.cond_channels > 0,
         )
         groups.setdefault(key, backbone.part)
         of.append(list(groups).index(key))

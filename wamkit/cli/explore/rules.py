@@ -91,13 +91,18 @@ def at(
     steps: int = ACTION_STEPS,
     latents: int = OBSERVED,
     vae: Any = None,
+    downscale: int = 1,
 ) -> PolicySpec:
     """A spec of these parts at sizes that stand for others, cut by `vae` or a usual one."""
     usual = base(backbone)
     stride, schedules = (vae or usual.vae).stride[0], usual.schedules
     observed = 1 + (latents - 1) * stride
     video = usual.video.model_copy(
-        update={"num_observed": observed, "num_frames": observed + imagined * stride}
+        update={
+            "num_observed": observed,
+            "num_frames": observed + imagined * stride,
+            "target_downscale": downscale,
+        }
     )
     action = schedules.action.model_copy(update={"steps": steps})
     return usual.model_copy(
@@ -257,11 +262,11 @@ def paradigm_rules(
     """What a paradigm says of a head and a backbone, in each of CONTEXTS.
 
     A reason that holds for so many "steps" of the action alone says so, as does one that holds
-    where the schedule of a modality is "tied" to another.
+    where the schedule of a modality is "tied" to another, or where imagined frames are "smaller".
     """
 
-    def of(imagined: int, state: int, steps: int) -> list[dict[str, Any]]:
-        spec = at(backbone, head, paradigm, imagined, state, steps)
+    def of(imagined: int, state: int, steps: int, downscale: int = 1) -> list[dict[str, Any]]:
+        spec = at(backbone, head, paradigm, imagined, state, steps, downscale=downscale)
         return found(spec, level_conflicts, spec.paradigm.conflicts)
 
     def for_few(imagined: int, state: int) -> list[dict[str, Any]]:
@@ -286,5 +291,7 @@ def paradigm_rules(
     rules = []
     for imagined, state in CONTEXTS:
         usual = of(imagined, state, ACTION_STEPS)
-        rules.append(usual + tied + (for_few(imagined, state) if depends else []))
+        smaller = [c for c in of(imagined, state, ACTION_STEPS, 2) if c not in usual]
+        marked = [{**c, "smaller": True} for c in smaller]
+        rules.append(usual + tied + marked + (for_few(imagined, state) if depends else []))
     return rules

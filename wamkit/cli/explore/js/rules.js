@@ -362,6 +362,7 @@ Explore.partConflicts = (choice, sizes) => {
   return reasons
     .filter((reason) => reason.steps === undefined || reason.steps === steps)
     .filter((reason) => !reason.wider || sizes.state > sizes.action)
+    .filter((reason) => !reason.smaller || sizes.downscale > 1)
     .filter((reason) => !reason.tied || Explore.schedule(choice, reason.tied).shared_sigma)
     .map(({ between, why, hint }) => ({ between, why: filled(why), hint: filled(hint) }));
 };
