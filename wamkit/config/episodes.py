@@ -18,12 +18,12 @@ def episode_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
     hints = {
         "episode_latents": 'set video.episode_latents = "window"',
         "new_clip": 'set video.new_clip = "continue"',
-        "new_images": f"set video.new_images = {new}",  # each once, as where it is left out
+        "new_images": "set video.new_images = 0",
     }
     if not paradigm.stateful:
         for key, hint in hints.items():
             usual = type(video).model_fields[key].default
-            if getattr(video, key) not in (usual, new):
+            if getattr(video, key) not in (usual, 0):
                 yield Conflict(
                     between=(f"video.{key}", "paradigm"),
                     why=f"it is about the images of a running episode, and {paradigm.name} begins "
@@ -39,12 +39,12 @@ def episode_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
         )
     chunk = spec.actions.chunk_size
     led = chunk - spec.lead_steps
-    if video.new_images is not None and video.new_images * led % chunk:
+    if video.new_images and video.new_images * led % chunk:
         whole = [n for n in range(1, new) if not new % n and not n * led % chunk]
-        others = " or ".join(f"set video.new_images = {n}" for n in whole[:1])
+        cures = ", or ".join(f"set video.new_images = {n}" for n in [*whole[:1], 0])
         yield Conflict(
             between=("video.new_images", "paradigm"),
             why=f"the first chunk of an episode has {led} of {chunk} actions, and "
             f"{video.new_images} images of a chunk are no whole number of images for them",
-            hint=f"{others}{', or ' if others else ''}leave video.new_images out",
+            hint=cures,
         )

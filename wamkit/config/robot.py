@@ -381,9 +381,10 @@ class VideoConfig(Section):
     observed_stride: int | None = Field(None, gt=0)
     """Actions from one observed image to the next; `frame_stride` if left open. A larger one makes
     the observed images a memory (GE-Act)."""
-    new_images: int | None = Field(None, gt=0)
+    new_images: int | None = Field(None, ge=0)
     """Images that an observation of a running episode holds for each chunk; fewer than
-    `num_frames` less `num_observed` are each repeated (DreamZero: 4 for 8)."""
+    `num_frames` less `num_observed` are each repeated (DreamZero: 4 for 8). Left out, or 0: as
+    many."""
     new_clip: Literal["continue", "apart"] = "continue"
     """How the new images of a running episode are encoded: behind those before them, as in a
     training sample, or as a clip of their own that begins with the oldest of them once more
