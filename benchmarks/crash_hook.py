@@ -135,6 +135,7 @@ def _act(act: Callable[[], int], theirs: socket.socket, output: Path) -> None:
     code = 70
     try:
         os.setsid()
+        atexit._clear()  # what this process was forked from ends by itself, such as its renderers
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, 1)
         os.dup2(file, 2)
