@@ -200,6 +200,16 @@ def test_a_policy_that_does_not_fit_is_refused_with_every_reason(
     assert "an action of the policy has 2 values, the environment takes 1: dx" in err
 
 
+def test_an_instruction_that_is_too_long_is_refused_before_any_episode(
+    wamkit: Wamkit, tmp_path: Path
+) -> None:
+    encoder = {"name": "bytes", "max_length": 8}
+    policy = rails.save_policy(tmp_path / "policy", text_encoder=encoder)
+    code, _, err = wamkit("eval", policy, "--suite", "rails", "--out", tmp_path / "out")
+    assert code == 2 and "the byte encoder takes at most 8" in " ".join(err.split())
+    assert not list((tmp_path / "out").glob("episodes.jsonl"))
+
+
 def test_suites_are_listed_and_completed(wamkit: Wamkit) -> None:
     assert complete_suite("rail") == ["rails"] and "mt10" in complete_suite("")
     assert "suites rails, one_rail" in " ".join(wamkit("list", "environment")[1].split())

@@ -61,12 +61,15 @@ class TextEmbeddingCache:
         """Pad batches to one length from now on, if these instructions differ in theirs.
 
         So the shape of a batch, and with it the rounding of its samples, depends on no prompt in
-        it. A trainable encoder pads for itself.
+        it. A trainable encoder pads for itself. Raises WamkitError, of the longest prompt first,
+        if the encoder cannot take one.
         """
+        self.length = 0
+        longest_first = sorted(dict.fromkeys(prompts), key=len, reverse=True)
+        with torch.no_grad():
+            lengths = {self.encode([prompt]).tokens.shape[1] for prompt in longest_first}
         if self.encoder.trainable:
             return
-        self.length = 0
-        lengths = {self.encode([prompt]).tokens.shape[1] for prompt in dict.fromkeys(prompts)}
         self.length = max(lengths) + 1 if len(lengths) > 1 else 0  # + 1: always with a mask
 
 
