@@ -23,9 +23,10 @@ from wamkit.testing.environment import expect_environment
 pytestmark = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is not installed")
 
 
-def test_it_keeps_the_contract() -> None:
+@pytest.mark.parametrize("task", ["reach-v3", "push-v3"])
+def test_it_keeps_the_contract(task: str) -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(expect_environment, MetaWorld(task="reach-v3", size=32)).result()
+        pool.submit(expect_environment, MetaWorld(task=task, size=64)).result()
 
 
 def test_the_expert_presses_the_button_in_spite_of_noise() -> None:

@@ -89,6 +89,10 @@ class MetaWorldEnvironment:
     def reset(self, seed: int) -> None:
         self._env.seed(seed)
         self.full_state, _ = self._env.reset()
+        # The goal was moved behind the last computation of places: the first image would show that
+        # of the episode before. Forces stay as they are.
+        for compute in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight):
+            compute(self._env.model, self._env.data)
 
     def see(self) -> EnvObservation:
         if self._renderer is None:
