@@ -21,7 +21,6 @@ too.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import shutil
@@ -106,7 +105,7 @@ def demonstrations(asked: Any) -> Path:
     for task in asked.tasks:
         config = environment(task, 200)
         with (
-            EnvPool(config, 1, apart=False) as workers,
+            EnvPool(config, 1) as workers,
             open_dataset(part, workers.robot(), "image") as made,
         ):
             found = collect(workers, made, asked.demonstrations)
@@ -225,14 +224,13 @@ def evaluated(asked: Any, cell: Cell, count: int, folder: Path) -> dict[str, Any
     spent: list[tuple[int, float]] = []
     for task in asked.tasks:
         config = environment(task, asked.max_steps)
-        with EnvPool(config, min(5, asked.episodes), apart=False) as workers:
+        with EnvPool(config, min(2, asked.episodes)) as workers:
             runner = Timed(policy, views_of(policy.spec, workers.robot(), {}), steps, {})
             seeds = range(FIRST, FIRST + asked.episodes)
             played = sorted(evaluate(workers, seeds, runner, {}), key=lambda one: one.seed)
             tasks[task] = [one.success for one in played]
-        gc.collect()
     spent.clear()
-    with EnvPool(environment(asked.tasks[0], 12 * steps), 1, apart=False) as workers:
+    with EnvPool(environment(asked.tasks[0], 12 * steps), 1) as workers:
         runner = Timed(policy, views_of(policy.spec, workers.robot(), {}), steps, {})
         list(evaluate(workers, [FIRST], runner, {}))
     return dict(
