@@ -49,6 +49,7 @@ def play(made: RealTimeRunner, rounds: int, seeds: tuple[int, ...] = (0,)) -> li
     for _ in range(rounds):
         for one, chunk in zip(running, made.sample_actions(running), strict=True):
             one.actions += list(chunk)
+            one.rewards += [0.0] * len(chunk)
             one.step += len(chunk)
             one.seen[one.step] = look(one.step)
     return [[float(action[0]) for action in one.actions] for one in running]
@@ -63,6 +64,18 @@ def test_each_action_is_executed_at_the_step_that_it_is_for(seconds: Any, merge:
     assert made.counts.idle_steps == 0 and made.counts.largest_jump == 0
     assert made.counts.steps == len(found) and made.counts.chunks == 6
     assert made.counts.delays[0] == 0 and max(made.counts.delays) <= 4
+
+
+@pytest.mark.parametrize(("merge", "places"), [("replace", [6, 10, 14]), ("append", [8, 12])])
+def test_seams_lie_where_the_actions_of_a_new_chunk_begin(merge: str, places: Any) -> None:
+    """Each chunk is half a unit further than the one before: a change of 1.5 instead of 1."""
+    made = runner(0.2, merge=merge)
+    made.drift = 0.5
+    (found,) = play(made, 4)
+    assert [at for at in range(1, len(found)) if found[at] - found[at - 1] == 1.5] == places
+    seams = made.smoothness()
+    assert seams.seams == len(places) and seams.jump == pytest.approx(3.0)  # over 4 dimensions
+    assert seams.jump_within == pytest.approx(2.0)
 
 
 def test_a_delay_beyond_the_plan_leaves_the_robot_still() -> None:

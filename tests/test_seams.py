@@ -12,7 +12,7 @@ from wamkit.policy.reanchor import (
     reanchor_differences,
     reanchor_poses,
 )
-from wamkit.policy.seams import executed_run, measure_seams
+from wamkit.policy.seams import executed_run, measure_runs, measure_seams
 from wamkit.testing.parity import same_values
 
 
@@ -32,6 +32,23 @@ def test_a_step_is_a_jump_at_its_seam_alone() -> None:
     assert found.jerk == 4000 and found.jerk_within == 0
     elsewhere = measure_seams(step, [8])
     assert elsewhere.jump == 0 and elsewhere.jerk_within > 0
+
+
+def test_differences_jump_as_velocities_and_jerk_as_their_sum() -> None:
+    """Velocity 1 and then 3: a jump of 2, and third differences 2 and -2 of the place."""
+    velocity = np.where(np.arange(10) < 5, 1.0, 3.0)[:, None]
+    found = measure_seams(velocity, [5], deltas=[0])
+    assert (found.jump, found.jump_within) == (2, 0)
+    assert found.jerk == 2 and found.jerk_within == 0
+    both = np.concatenate([velocity, np.zeros_like(velocity)], 1)
+    assert measure_seams(both, [5], deltas=[0]) == found
+
+
+def test_several_runs_count_as_one_without_seams_between_them() -> None:
+    one, two = np.array([[0.0], [1.0], [3.0]]), np.array([[9.0], [9.0], [13.0], [13.0]])
+    found = measure_runs([(one, [2]), (two, [2])])
+    assert (found.jump, found.jump_within, found.seams) == (3, 1 / 3, 2)
+    assert measure_runs([]).seams == 0
 
 
 def test_what_is_executed_of_overlapping_chunks() -> None:

@@ -140,6 +140,7 @@ def _real_time(options: RealTimeOptions, runner: Any) -> dict[str, Any]:
         "prefix": runner.prefix,
         "delay_steps": steps,
         **counts,
+        "seams": asdict(runner.smoothness()),
     }
 
 
@@ -219,6 +220,14 @@ def draw(found: dict[str, Any]) -> None:
                 "meanwhile",
                 f"{late['idle_steps']} of {late['steps']} steps without an action; largest jump "
                 f"{late['largest_jump']:.3g}",
+            )
+        )
+        seams = late["seams"]
+        rows.append(
+            (
+                f"{seams['seams']} seams of chunks",
+                f"jump {seams['jump']:.3g} (within chunks {seams['jump_within']:.3g}), "
+                f"jerk {seams['jerk']:.3g} ({seams['jerk_within']:.3g})",
             )
         )
     made = table("", "")

@@ -128,6 +128,12 @@ class ActionConfig(Section):
         """Indices of the values that the robot gets, in the order it takes them."""
         return tuple(i for i, (kind, _) in enumerate(self.sources) if kind == "action")
 
+    @property
+    def deltas(self) -> tuple[int, ...]:
+        """Which of the values that the robot gets are differences."""
+        made = [group.kind for group in self.groups for _ in range(group.size)]
+        return tuple(at for at, i in enumerate(self.executed) if made[i] == "delta")
+
 
 class StateConfig(Section):
     """The robot's own measurements."""

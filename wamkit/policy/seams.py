@@ -9,6 +9,7 @@ robot is torn from one to the other. Within a chunk the same quantities say what
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +46,44 @@ class Smoothness:
         return self.jump / self.jump_within if self.jump_within else float("inf")
 
 
-def measure_seams(actions: Array, starts: list[int], control_hz: float = 1.0) -> Smoothness:
+def measure_seams(
+    actions: Array,
+    starts: Sequence[int],
+    control_hz: float = 1.0,
+    deltas: Sequence[int] = (),
+) -> Smoothness:
     """Jump and jerk of executed actions.
 
     Args:
-        actions: All that was executed [T, A], in targets: of delta actions, their sum.
+        actions: All that was executed [T, A].
         starts: Indices of actions that are the first of a new chunk, each from 1 to T - 1.
         control_hz: Actions in a second, which scales the jerk.
+        deltas: Dimensions that are differences of targets: a jump is one of the difference, as if
+            of a velocity, and the jerk is that of their sum.
 
     Raises:
         ValueError: A start is no place between two actions, or actions have not two axes.
     """
+    return measure_runs([(actions, starts)], control_hz, deltas)
+
+
+def measure_runs(
+    runs: Iterable[tuple[Array, Sequence[int]]],
+    control_hz: float = 1.0,
+    deltas: Sequence[int] = (),
+) -> Smoothness:
+    """Jump and jerk of several runs of actions, each with its starts, as of one."""
+    found = [_changes(actions, starts, control_hz, deltas) for actions, starts in runs]
+    jump, within, jerk, inside = (
+        _mean(np.concatenate([run[i] for run in found])) if found else 0.0 for i in range(4)
+    )
+    return Smoothness(jump, within, jerk, inside, sum(len(run[0]) for run in found))
+
+
+def _changes(
+    actions: Array, starts: Sequence[int], control_hz: float, deltas: Sequence[int]
+) -> tuple[Array, Array, Array, Array]:
+    """Of one run: jumps at seams and elsewhere, largest jerk over each seam, jerk within."""
     x = np.asarray(actions, float)
     if x.ndim != 2:
         raise ValueError(f"actions are {list(x.shape)}; expected [T, A]")
@@ -64,17 +92,19 @@ def measure_seams(actions: Array, starts: list[int], control_hz: float = 1.0) ->
     jump = np.linalg.norm(np.diff(x, axis=0), axis=1)  # [T - 1], from i to i + 1
     at = np.zeros(len(jump), bool)
     at[[start - 1 for start in starts]] = True
-    jerk = np.linalg.norm(np.diff(x, n=3, axis=0), axis=1) * control_hz**3  # [T - 3], i .. i + 3
+    targets = x.copy()
+    targets[:, list(deltas)] = x[:, list(deltas)].cumsum(axis=0)
+    third = np.diff(targets, n=3, axis=0)  # [T - 3, A], of i .. i + 3
+    jerk = np.linalg.norm(third, axis=1) * control_hz**3
     spans = [_span(jerk, start) for start in starts]
     inside = np.ones(len(jerk), bool)
     for start in starts:
         inside[max(0, start - 3) : start] = False
-    return Smoothness(
-        _mean(jump[at]),
-        _mean(jump[~at]),
-        _mean(np.array([span.max() for span in spans if len(span)])),
-        _mean(jerk[inside]),
-        len(starts),
+    return (
+        jump[at],
+        jump[~at],
+        np.array([span.max() for span in spans if len(span)]),
+        jerk[inside],
     )
 
 

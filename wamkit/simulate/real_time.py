@@ -26,8 +26,9 @@ from ..errors import WamkitError
 from ..policy.action_prefix import ActionPrefix
 from ..policy.observation import Observation
 from ..policy.policy import Policy
+from ..policy.seams import Smoothness, measure_runs
 from ..runtime.latency import LatencyWindow, SimulatedDelay, delay_steps
-from ..runtime.merging import MERGES, jump
+from ..runtime.merging import MERGES, append, jump
 from .policy_runner import PolicyRunner, RunningEpisode
 
 Actions = NDArray[np.float32]
@@ -103,8 +104,20 @@ class RealTimeRunner(PolicyRunner):
             )
         self.delay, self.merge, self.prefix, self.still = delay, MERGES[merge], prefix, still
         self.counts = RealTimeCounts()
+        # of each episode, by its list of actions: these, its rewards, and where chunks begin
+        self._runs: dict[int, tuple[list[Actions], list[float], set[int]]] = {}
         if policy.spec.video.num_observed > 1:
             self.every = 1  # a delay may put a look at any step
+
+    def smoothness(self) -> Smoothness:
+        """Jump and jerk where one chunk follows another, over all episodes so far."""
+        actions, runs = self.policy.spec.actions, []
+        for made, rewards, starts in self._runs.values():
+            done = made[: len(rewards)]  # the end cuts a chunk
+            if done:
+                inside = sorted(start for start in starts if 0 < start < len(done))
+                runs.append((np.stack(done), inside))
+        return measure_runs(runs, actions.control_hz, actions.deltas)
 
     def sample_actions(self, running: Sequence[RunningEpisode]) -> list[Actions]:
         """The next actions of each episode, as many as are executed until it is asked again."""
@@ -158,6 +171,9 @@ class RealTimeRunner(PolicyRunner):
         merged = self.merge(rest, chunk.astype(np.float32), len(old))
         count = max(0, max(self.execute_steps, delay, 1) - delay)
         plan.rest = merged[count:]
+        begins = one.step + len(old) + len(idle) + (len(rest) if self.merge is append else 0)
+        run = self._runs.setdefault(id(one.actions), (one.actions, one.rewards, set()))
+        run[2].add(begins)
         counts.chunks += 1
         counts.delays.append(delay)
         counts.idle_steps += len(idle)
