@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,10 +62,10 @@ WORLDS = {
     ),
     "pusht": World(
         ("pusht",),
-        60,
-        300,
+        50,
+        200,
         64,
-        2500,
+        1600,
         (
             "actions.control_hz=10",
             'actions.groups=[{name="disk", size=2, normalization="min_max"}]',
@@ -95,6 +96,7 @@ def demonstrations(place: Path, world: World) -> Path:
     folder, part = place / "data", place / "data.part"
     if folder.exists():
         return folder
+    shutil.rmtree(part, ignore_errors=True)  # of a run that stopped while it collected
     for task in world.tasks:
         with (
             EnvPool(configuration(world, task), 1) as workers,
@@ -135,7 +137,7 @@ def trained(asked: Any, place: Path, world: World, seed: int, delay: int) -> Pat
         ema=0.99,
         val_fraction=0,
         validate_every=0,
-        save_every=updates,
+        save_every=updates // 4,
     )
     run, begin = place / f"run-{seed}-{delay}", perf_counter()
     data = Data(demonstrations(place, world), Columns())
@@ -170,7 +172,7 @@ def evaluate_mode(
     seams: list[dict[str, Any]] = []
     begin = perf_counter()
     for task in world.tasks:
-        with EnvPool(configuration(world, task), 2) as workers:
+        with EnvPool(configuration(world, task), 5) as workers:
             views = views_of(policy.spec, workers.robot(), {})
             runner = RealTimeRunner(policy, views, EXECUTE, {}, late, prefix=prefix)
             seeds = range(FIRST, FIRST + asked.episodes // len(world.tasks))
