@@ -141,19 +141,21 @@ def trained(asked: Any, place: Path, world: World, seed: int, delay: int) -> Pat
     )
     run, begin = place / f"run-{seed}-{delay}", perf_counter()
     data = Data(demonstrations(place, world), Columns())
-    train(wamkit.build(spec), data, run, config, resume=run.exists())
+    done = train(wamkit.build(spec), data, run, config, resume=run.exists())
+    if done.step < updates:
+        raise WamkitError(f"{run} was stopped after {done.step} updates", "type the command again")
     wamkit.Policy.load(run / "checkpoints" / f"step-{updates:06d}" / "policy").save(out)
     print(f"{out}: {updates} updates, {perf_counter() - begin:.0f} s", flush=True)
     return out
 
 
 def evaluate_mode(
-    asked: Any, place: Path, world: World, seed: int, mode: str, delay: int
-) -> dict[str, Any]:
-    """Success, reward and seams of one mode with one delay."""
-    file = place / f"eval-{seed}-{mode}-{delay}.json"
+    asked: Any, place: Path, workers: EnvPool, seed: int, mode: str, delay: int
+) -> None:
+    """Success, reward and seams of one mode with one delay, in simulators that run already."""
+    file, world = place / f"eval-{seed}-{mode}-{delay}.json", WORLDS[asked.env]
     if file.is_file():
-        return dict(json.loads(file.read_text()))
+        return
     import wamkit
     from wamkit.runtime import SimulatedDelay
     from wamkit.simulate.compatibility import views_of
@@ -172,21 +174,18 @@ def evaluate_mode(
     seams: list[dict[str, Any]] = []
     begin = perf_counter()
     for task in world.tasks:
-        with EnvPool(configuration(world, task), 5) as workers:
-            views = views_of(policy.spec, workers.robot(), {})
-            runner = RealTimeRunner(policy, views, EXECUTE, {}, late, prefix=prefix)
-            seeds = range(FIRST, FIRST + asked.episodes // len(world.tasks))
-            done = sorted(evaluate(workers, seeds, runner, {}), key=lambda one: one.seed)
+        views = views_of(policy.spec, workers.switch(configuration(world, task)), {})
+        runner = RealTimeRunner(policy, views, EXECUTE, {}, late, prefix=prefix)
+        seeds = range(FIRST, FIRST + asked.episodes // len(world.tasks))
+        done = sorted(evaluate(workers, seeds, runner, {}), key=lambda one: one.seed)
         played += [(one.success, one.total / one.steps) for one in done]
         seams.append(asdict(runner.smoothness()))
         if set(runner.counts.delays) - {0, delay}:
             raise RuntimeError(f"delays {set(runner.counts.delays)}, not {delay}")
-    made = {"success": [one for one, _ in played], "reward": [two for _, two in played]}
-    found = {**made, "seams": seams, "seconds": perf_counter() - begin}
-    keep(file, found)
-    solved = sum(made["success"])
-    print(f"{file.stem}: {solved} of {len(played)}, {found['seconds']:.0f} s", flush=True)
-    return found
+    solved, spent = [one for one, _ in played], perf_counter() - begin
+    rewards = [value for _, value in played]
+    keep(file, {"success": solved, "reward": rewards, "seams": seams, "seconds": spent})
+    print(f"{file.stem}: {sum(solved)} of {len(played)}, {spent:.0f} s", flush=True)
 
 
 def run(asked: Any) -> None:
@@ -194,10 +193,11 @@ def run(asked: Any) -> None:
     world, place = WORLDS[asked.env], asked.out / asked.env
     place.mkdir(parents=True, exist_ok=True)
     demonstrations(place, world)
-    for seed in range(asked.seeds):
-        for delay in asked.delays:
-            for mode in MODES if delay else ("naive", "trained"):
-                evaluate_mode(asked, place, world, seed, mode, delay)
+    with EnvPool(configuration(world, world.tasks[0]), 5) as workers:
+        for seed in range(asked.seeds):
+            for delay in asked.delays:
+                for mode in MODES if delay else ("naive", "trained"):
+                    evaluate_mode(asked, place, workers, seed, mode, delay)
 
 
 def gathered(place: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:

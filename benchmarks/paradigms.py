@@ -190,7 +190,9 @@ def trained(asked: Any, data: Path, cell: Cell, at: Sequence[int]) -> dict[int, 
     )
     run, begin = place / "run", process_time()
     policy = wamkit.build(spec_of(cell))
-    train(policy, Data(data, Columns()), run, config, resume=run.exists())
+    done = train(policy, Data(data, Columns()), run, config, resume=run.exists())
+    if done.step < last:
+        raise WamkitError(f"{run} was stopped after {done.step} updates", "type the command again")
     keep(place / "training.json", {"seconds": process_time() - begin, "updates": last})
     for count, folder in found.items():
         wamkit.Policy.load(run / "checkpoints" / f"step-{count:06d}" / "policy").save(folder)
@@ -198,7 +200,7 @@ def trained(asked: Any, data: Path, cell: Cell, at: Sequence[int]) -> dict[int, 
     return found
 
 
-def evaluated(asked: Any, cell: Cell, count: int, folder: Path) -> dict[str, Any]:
+def evaluated(asked: Any, cell: Cell, count: int, folder: Path, workers: EnvPool) -> dict[str, Any]:
     """Success of a policy on every task, and processor time of a chunk alone."""
     file = asked.out / cell.name / f"eval-{count}.json"
     if file.is_file():
@@ -223,12 +225,11 @@ def evaluated(asked: Any, cell: Cell, count: int, folder: Path) -> dict[str, Any
     tasks: dict[str, list[bool]] = {}
     spent: list[tuple[int, float]] = []
     for task in asked.tasks:
-        config = environment(task, asked.max_steps)
-        with EnvPool(config, min(2, asked.episodes)) as workers:
-            runner = Timed(policy, views_of(policy.spec, workers.robot(), {}), steps, {})
-            seeds = range(FIRST, FIRST + asked.episodes)
-            played = sorted(evaluate(workers, seeds, runner, {}), key=lambda one: one.seed)
-            tasks[task] = [one.success for one in played]
+        views = views_of(policy.spec, workers.switch(environment(task, asked.max_steps)), {})
+        runner = Timed(policy, views, steps, {})
+        seeds = range(FIRST, FIRST + asked.episodes)
+        played = sorted(evaluate(workers, seeds, runner, {}), key=lambda one: one.seed)
+        tasks[task] = [one.success for one in played]
     spent.clear()
     with EnvPool(environment(asked.tasks[0], 12 * steps), 1) as workers:
         runner = Timed(policy, views_of(policy.spec, workers.robot(), {}), steps, {})
@@ -251,15 +252,21 @@ def run(asked: Any) -> None:
         raise WamkitError(f"{asked.out} was made with {then}", "choose another folder")
     keep(file, settings)
     data = demonstrations(asked)
-    for cell in cells(asked):
-        at, begin = moments(asked, data, cell), perf_counter()
-        policies = trained(asked, data, cell, sorted(set(at.values())))
-        results = {count: evaluated(asked, cell, count, policies[count]) for count in policies}
-        keep(asked.out / f"{cell.name}.json", {"at": at, "results": results})
-        solved = {way: sum(map(sum, results[count]["tasks"].values())) for way, count in at.items()}
-        text = ", ".join(f"{way} ({at[way]}): {solved[way]}" for way in at)
-        total = asked.episodes * len(asked.tasks)
-        print(f"{cell.name}: {text} of {total}, {perf_counter() - begin:.0f} s", flush=True)
+    with EnvPool(environment(asked.tasks[0], asked.max_steps), asked.episodes) as workers:
+        for cell in cells(asked):
+            run_cell(asked, data, cell, workers)
+
+
+def run_cell(asked: Any, data: Path, cell: Cell, workers: EnvPool) -> None:
+    """Train the policy of a cell, and evaluate it at its moments."""
+    at, begin = moments(asked, data, cell), perf_counter()
+    policies = trained(asked, data, cell, sorted(set(at.values())))
+    results = {count: evaluated(asked, cell, count, policies[count], workers) for count in policies}
+    keep(asked.out / f"{cell.name}.json", {"at": at, "results": results})
+    solved = {way: sum(map(sum, results[count]["tasks"].values())) for way, count in at.items()}
+    text = ", ".join(f"{way} ({at[way]}): {solved[way]}" for way in at)
+    total = asked.episodes * len(asked.tasks)
+    print(f"{cell.name}: {text} of {total}, {perf_counter() - begin:.0f} s", flush=True)
 
 
 def gathered(asked: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -391,7 +398,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--demonstrations", type=int, default=4, help="episodes of each task")
     first.add_argument("--updates", type=int, default=250)
     first.add_argument("--batch", type=int, default=32)
-    first.add_argument("--episodes", type=int, default=6, help="of each task, to evaluate")
+    first.add_argument(
+        "--episodes", type=int, default=6, help="of each task, in as many simulators at once"
+    )
     first.add_argument("--max-steps", type=int, default=150, help="of an episode")
     first.add_argument("--shard", type=_shard, default=(1, 1), help="I/N: this part of N")
     second.add_argument("--plot", type=Path, help="SVG to draw")

@@ -139,6 +139,14 @@ def test_the_rail_keeps_the_contract() -> None:
     expect_environment(Rail())
 
 
+def test_a_pool_changes_its_environment_in_every_process() -> None:
+    with here(2) as workers:
+        (first,) = play(workers, [1], "random")
+        workers.switch(Rail(max_steps=3))
+        assert {one.steps for one in play(workers, [1, 2, 3], "random")} == {3}
+        assert first.steps > 3 and workers.config == Rail(max_steps=3)
+
+
 def test_an_expert_that_reads_no_images_is_shown_none_unless_they_are_kept() -> None:
     host = EnvWorker(Rail())
     rail = host.environment

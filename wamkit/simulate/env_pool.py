@@ -279,6 +279,18 @@ class EnvPool:
         self.ask(0, "robot")
         return self.answer(0)  # type: ignore[no-any-return]
 
+    def switch(self, config: EnvironmentConfig) -> Robot:
+        """Change every process to the environment of `config`, and return its robot.
+
+        No episode may be running. A process that runs already changes much faster than a new one
+        starts.
+        """
+        self.config = config
+        for place in range(self.count):
+            self.ask(place, "switch", config)
+        robots: list[Robot] = [self.answer(place) for place in range(self.count)]
+        return robots[0]
+
     def _lost_error(self, place: int) -> WamkitError:
         self._processes[place].join(5)
         code = self._processes[place].exitcode
