@@ -54,11 +54,13 @@ class World:
     updates: int
     changes: tuple[str, ...] = ()
     """Of the spec."""
+    noise: float = 0.1
+    """Of the expert's actions, relative to half their range."""
 
 
 WORLDS = {
     "metaworld": World(
-        ("metaworld:button-press-topdown-v3", "metaworld:drawer-open-v3"), 20, 150, 64, 800
+        ("metaworld:button-press-topdown-v3", "metaworld:drawer-open-v3"), 20, 150, 64, 1600
     ),
     "pusht": World(
         ("pusht",),
@@ -72,6 +74,7 @@ WORLDS = {
             "state.size=2",
             'cameras.views=[{name="top", size=[64, 64]}]',
         ),
+        0.02,
     ),
 }
 
@@ -102,7 +105,7 @@ def demonstrations(place: Path, world: World) -> Path:
             EnvPool(configuration(world, task), 1) as workers,
             open_dataset(part, workers.robot(), "image") as made,
         ):
-            found = collect(workers, made, world.demonstrations)
+            found = collect(workers, made, world.demonstrations, noise=world.noise)
             print(f"{task}: {found.episodes} episodes, {found.frames} frames", flush=True)
     part.rename(folder)
     return folder
