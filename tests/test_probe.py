@@ -29,6 +29,7 @@ from wamkit.evaluate.sheets import write_sheet
 from wamkit.policy.build import build
 from wamkit.policy.observation import Imagined, Observation
 from wamkit.policy.policy import Policy
+from wamkit.runtime.holding import hold_action
 from wamkit.simulate import EnvObservation, EnvPool, Robot, Step
 from wamkit.simulate.branching import branch
 from wamkit.testing.parity import same_values
@@ -149,8 +150,8 @@ def test_candidates_are_within_limits_and_follow_the_kind_of_each_group() -> Non
     config = ActionConfig.model_validate({"chunk_size": 3, "control_hz": 10, "groups": groups})
     robot = Robot({}, (), ("move", "grip"), (-1.0, 0.0), (1.0, 1.0), 10.0)
     demonstrated = np.array([[0.5, 0.2], [2.0, 0.3], [-0.5, 0.4]], np.float32)
-    before = np.array([0.9, 0.7], np.float32)
-    found = candidates(config, robot, demonstrated, before, np.random.default_rng(0))
+    hold = hold_action(config, np.array([0.9, 0.7], np.float32))
+    found = candidates(config, robot, demonstrated, hold, np.random.default_rng(0))
     assert list(found) == ["demonstrated", "hold", "mirrored", "random_1", "random_2"]
     same_values(found["hold"], [[0, 0.7]] * 3, 1e-6)
     same_values(found["mirrored"], [[-0.5, 0.2], [-1, 0.3], [0.5, 0.4]], 1e-6)
@@ -158,9 +159,18 @@ def test_candidates_are_within_limits_and_follow_the_kind_of_each_group() -> Non
         assert (made >= robot.low).all() and (made <= robot.high).all()
     assert (found["random_1"] == found["random_1"][0]).all()
     absolute = config.model_copy(update={"groups": config.groups[1:] * 2})
-    assert "mirrored" not in candidates(
-        absolute, robot, demonstrated, before, np.random.default_rng(0)
-    )
+    left = candidates(absolute, robot, demonstrated, None, np.random.default_rng(0))
+    assert list(left) == ["demonstrated", "random_1", "random_2"]
+
+
+def test_a_target_is_not_held_at_zero_before_the_first_action(policy: Policy) -> None:
+    (delta,) = prober(policy).probe(0, 1, "expert")
+    assert "hold" in delta.returns
+    groups = [{"name": "x", "size": 1, "normalization": "none"}]
+    absolute = build(spec(actions={"chunk_size": 4, "control_hz": 10, "groups": groups}))
+    begin, later = prober(absolute).probe(0, 2, "expert")
+    assert begin.step == 0 and "hold" not in begin.returns and "hold" in later.returns
+    assert "hold" in summarize([begin, later])["actions"]
 
 
 def test_an_episode_is_replayed_to_where_futures_part() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,18 @@ import pytest
 from serving import policy
 
 import wamkit
+from wamkit.config.robot import ActionConfig
+from wamkit.config.spec import parse
 from wamkit.errors import WamkitError
 from wamkit.runtime import SimulatedDelay
-from wamkit.simulate.environment import EnvObservation
+from wamkit.runtime.holding import hold_action
+from wamkit.simulate.environment import EnvObservation, choose
 from wamkit.simulate.policy_runner import RunningEpisode
 from wamkit.simulate.real_time import RealTimeRunner
 from wamkit.testing.fixtures import spec_with, with_overrides
 
 HZ, SIZE, WIDTH = 10.0, 8, 4  # of the policy
+PUSHT_ACTIONS = {"chunk_size": 8, "control_hz": 10, "groups": [{"name": "disk", "size": 2}]}
 
 
 class Counting(RealTimeRunner):
@@ -86,6 +91,66 @@ def test_a_delay_beyond_the_plan_leaves_the_robot_still() -> None:
     assert made.counts.idle_steps >= 2
     (found,) = play(runner(0.6, still="repeat"), 2)
     assert found[8:10] == [7, 7]
+
+
+def test_a_robot_that_stands_still_keeps_its_targets() -> None:
+    one = RunningEpisode(0, {0: look(0)})
+    made = runner(0.6)  # of a policy with differences for the arm and a target for the gripper
+    for _ in range(2):
+        one.actions += list(made.sample_actions([one])[0])
+        one.step = len(one.actions)
+        one.seen[one.step] = look(one.step)
+    assert [action.tolist() for action in one.actions[8:10]] == [[0, 0, 0, 7], [0, 0, 0, 7]]
+
+
+@pytest.mark.skipif(find_spec("gym_pusht") is None, reason="gym-pusht is missing")
+def test_the_disk_of_pusht_stays_where_it_is_while_no_chunk_is_there() -> None:
+    environment = choose("pusht", ["size=32"]).build()
+    environment.reset(0)
+    spec = parse({**policy().spec.dump(), "actions": PUSHT_ACTIONS})
+    target = environment.see().state
+
+    class Staying(RealTimeRunner):
+        """Wants the disk where it is."""
+
+        def _act(self, seen: Any, seeds: Any, rests: Any, delay: int) -> Any:
+            return [np.tile(target, (SIZE, 1))] * len(seeds)
+
+    made = Staying(wamkit.build(spec), {"front": "top"}, SIZE, {}, lambda _: SimulatedDelay(3.0))
+    one = RunningEpisode(0, {0: environment.see()})
+    for _ in range(2):
+        for action in made.sample_actions([one])[0]:
+            environment.step(action)
+            one.actions.append(action)
+        one.step = len(one.actions)
+        one.seen[one.step] = environment.see()
+    assert made.counts.idle_steps == 30
+    assert np.abs(environment.see().state - target).max() < 1
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "held"),
+    [
+        ("delta", [3.0, 4.0], [0, 0]),
+        ("delta", None, [0, 0]),
+        ("absolute", [3.0, 4.0], [3, 4]),
+        ("absolute", None, None),
+        ("relative", [3.0, 4.0], [3, 4]),
+        ("relative", None, [8, 9]),
+    ],
+)
+def test_what_holds_a_robot_follows_the_kind_of_each_group(
+    kind: str, before: list[float] | None, held: list[float] | None
+) -> None:
+    groups = [{"name": "felt", "size": 1, "kind": "state"}, {"name": "arm", "size": 2}]
+    groups[1] |= {"kind": kind, "state": 1} if kind == "relative" else {"kind": kind}
+    config = ActionConfig.model_validate({"groups": groups})
+    last = None if before is None else np.array(before, np.float32)
+    found = hold_action(config, last, np.array([7, 8, 9], np.float32))
+    assert (found if found is None else found.tolist()) == held
+    if held is not None and before is None and kind == "relative":
+        assert hold_action(config, None) is None
 
 
 def test_a_prefix_says_what_is_executed_meanwhile() -> None:

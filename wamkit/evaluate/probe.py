@@ -27,6 +27,7 @@ from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..policy.observation import Imagined, Observation
 from ..policy.policy import Policy
+from ..runtime.holding import hold_action
 from ..simulate.branching import Branch, branch
 from ..simulate.env_pool import EnvPool
 from ..simulate.environment import EnvObservation
@@ -88,7 +89,7 @@ class Prober:
             spec.actions,
             self.robot,
             actions[step : step + self.chunk],
-            actions[step - 1] if step else np.zeros_like(actions[0]),
+            hold_action(spec.actions, actions[step - 1] if step else None, seen[-1].state),
             np.random.default_rng([draw, 1]),
         )
         alone = to_observation(spec, self.views, [seen])
@@ -183,7 +184,7 @@ def summarize(found: Sequence[Probed]) -> dict[str, Any]:
     kinds = dict.fromkeys(kind for one in found for kind in one.metrics)
     return {
         "states": len(found),
-        "actions": list(found[0].returns),
+        "actions": max((list(one.returns) for one in found), key=len),
         **{
             kind: over_contexts([o.metrics[kind] for o in found if kind in o.metrics])
             for kind in kinds

@@ -45,7 +45,8 @@ class Robot:
         observe: Returns the observation of now: the keys that the policy expects. Called in the
             loop: return the newest images rather than wait for some.
         execute: Executes one action [A] in physical units, and returns at once.
-        stop: Leaves the robot still. Called more than once.
+        stop: Leaves the robot still: where actions are differences, by executing none; where they
+            are targets, by keeping the last one, because zero is a place. Called more than once.
         merge: How a new chunk continues the one before: "replace", "weighted" or "append"
             (`wamkit.runtime.merging`), or such a function.
         control_hz: Steps a second; by default those that the policy was trained with.

@@ -7,8 +7,10 @@
     [ d ][    n - d      ]
 
 During the delay of d steps the actions of the chunk before are executed, and the robot stands still
-where there are none. Delays are drawn for each episode from its own seed, so that results depend
-neither on the machine nor on the other episodes of a batch. An episode begins with its first chunk.
+where there are none: differences are zero, and targets stay as they are (`hold_action`). Delays are
+drawn for each episode from its own seed, so that results depend neither on the machine nor on the
+other episodes of a batch. An episode begins with its first chunk, which comes without a delay, so
+that a robot that stands still always has a last target.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ..policy.action_prefix import ActionPrefix
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..policy.seams import Smoothness, measure_runs
+from ..runtime.holding import hold_action
 from ..runtime.latency import LatencyWindow, SimulatedDelay, delay_steps
 from ..runtime.merging import MERGES, append, jump
 from .policy_runner import PolicyRunner, RunningEpisode
@@ -68,7 +71,8 @@ class RealTimeRunner(PolicyRunner):
         delay: Seed of an episode -> its delays.
         merge: "replace", "weighted" or "append" (`wamkit.runtime.merging`).
         prefix: Mode of a prefix that tells the policy what is executed meanwhile; None for none.
-        still: What a robot without an action executes: "zero", or "repeat" for its last action.
+        still: What a robot without an action executes: "hold" for what leaves it where it is, or
+            "repeat" for its last action, differences included.
         imagine: Also store what the policy imagines.
     """
 
@@ -82,7 +86,7 @@ class RealTimeRunner(PolicyRunner):
         *,
         merge: str = "replace",
         prefix: str | None = None,
-        still: str = "zero",
+        still: str = "hold",
         imagine: bool = False,
     ) -> None:
         super().__init__(policy, views, execute_steps, act_options, imagine)
@@ -92,10 +96,10 @@ class RealTimeRunner(PolicyRunner):
                 "chunks that come late have no such order",
                 "evaluate it without a delay",
             )
-        if merge not in MERGES or still not in ("zero", "repeat"):
+        if merge not in MERGES or still not in ("hold", "repeat"):
             raise WamkitError(
                 f"merge = {merge!r} and still = {still!r}",
-                f"merge is one of {', '.join(MERGES)}, still is zero or repeat",
+                f"merge is one of {', '.join(MERGES)}, still is hold or repeat",
             )
         if prefix is not None and merge != "replace":
             raise WamkitError(
@@ -166,7 +170,7 @@ class RealTimeRunner(PolicyRunner):
         plan.latency.add(seconds)
         delay = delay_steps(seconds, self.policy.spec.actions.control_hz) if one.step else 0
         old = plan.rest[:delay]
-        idle = self._idle(one, old, delay - len(old), chunk.shape[1])
+        idle = self._idle(one, old, delay - len(old))
         rest = plan.rest[len(old) :]
         merged = self.merge(rest, chunk.astype(np.float32), len(old))
         count = max(0, max(self.execute_steps, delay, 1) - delay)
@@ -179,17 +183,17 @@ class RealTimeRunner(PolicyRunner):
         counts.idle_steps += len(idle)
         counts.largest_jump = max(counts.largest_jump, jump(rest, merged))
         made = np.concatenate([old, idle, merged[:count]])
-        if not len(made):
-            made = self._idle(one, old, 1, chunk.shape[1])
         counts.steps += len(made)
         return made
 
-    def _idle(self, one: RunningEpisode, old: Actions, count: int, size: int) -> Actions:
-        """Actions [count, A] that leave the robot still."""
-        last = old[-1] if len(old) else one.actions[-1] if one.actions else None
-        if self.still == "repeat" and last is not None:
-            return np.tile(last, (count, 1)).astype(np.float32)
-        return np.zeros((count, size), np.float32)
+    def _idle(self, one: RunningEpisode, old: Actions, count: int) -> Actions:
+        """Actions [count, A] that leave the robot still after `old`."""
+        if not count:
+            return old[:0]
+        last = old[-1] if len(old) else one.actions[-1]
+        held = last if self.still == "repeat" else hold_action(self.policy.spec.actions, last)
+        assert held is not None  # of the last action, every target is known
+        return np.tile(held, (count, 1)).astype(np.float32)
 
 
 def _part_plans(running: Sequence[RunningEpisode]) -> None:
