@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +16,7 @@ from wamkit.simulate import rendering
 from wamkit.simulate.rendering import (
     expect_mujoco,
     explain_rendering_errors,
+    prepare_mujoco,
     use_offscreen_rendering,
 )
 
@@ -64,3 +70,73 @@ def test_failures_of_drawing_are_reported_with_a_message(
     with pytest.raises(WamkitError) as caught, explain_rendering_errors("a simulator"):
         raise problem
     assert message in str(caught.value)
+
+
+def test_mujoco_that_draws_on_a_display_already_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", SimpleNamespace())
+    with pytest.raises(WamkitError, match="imported before off-screen rendering was configured"):
+        prepare_mujoco()
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    prepare_mujoco()
+    monkeypatch.setenv("MUJOCO_GL", "off")
+    with pytest.raises(WamkitError, match="MuJoCo is not to draw"):
+        prepare_mujoco()
+
+
+class HalfMade:
+    """Fails before it has what its finalizer reads, as a renderer without a driver does."""
+
+    def __init__(self, at_the_end: type[Exception]) -> None:
+        self.at_the_end = at_the_end
+        self.context = HalfMade.open_context()
+
+    @staticmethod
+    def open_context() -> None:
+        try:
+            raise OSError("no driver")
+        except OSError:
+            raise ImportError("nothing is seen") from None
+
+    def __del__(self) -> None:
+        if self.at_the_end is AttributeError:
+            _ = self.context
+        raise self.at_the_end("when it is freed")
+
+
+@pytest.mark.parametrize(("problem", "reports"), [(AttributeError, 0), (ValueError, 1)])
+def test_what_a_failed_renderer_left_half_made_is_freed_in_silence(
+    problem: type[Exception], reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: reported.append(found.exc_type))
+    hook = sys.unraisablehook
+    with pytest.raises(WamkitError, match="nothing is seen"), explain_rendering_errors("it"):
+        HalfMade(problem)
+    assert reported == [problem] * reports and sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize(
+    ("environment", "module", "more"),
+    [
+        ("metaworld:button-press-topdown-v3", "metaworld", ()),
+        ("libero:libero_object/0", "libero", ()),
+        ("libero:libero_object/0", "libero", ("--env-arg", "rendering=official")),
+        ("gymnasium:HalfCheetah-v5", "mujoco", ()),
+    ],
+)
+def test_nothing_but_the_missing_graphics_driver_is_reported(
+    environment: str, module: str, more: tuple[str, ...]
+) -> None:
+    if find_spec(module) is None or find_spec("gymnasium") is None:
+        pytest.skip(f"{module} is missing")
+    command = [sys.executable, "-m", "wamkit", "eval", "random", "--env", environment, *more]
+    without = {"__EGL_VENDOR_LIBRARY_FILENAMES": os.devnull, "MUJOCO_GL": "egl"}
+    done = subprocess.run(
+        [*command, "--episodes", "1"],
+        env={**os.environ, **without},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "MUJOCO_GL=osmesa" in done.stderr
+    assert done.stderr.lstrip().startswith("error: ") and "Exception ignored" not in done.stderr

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import WamkitError
 
@@ -30,6 +32,20 @@ def use_offscreen_rendering() -> None:
     os.environ.setdefault(SDL, "dummy")
     if is_headless() and not os.environ.get(GL, "").strip() and "mujoco" not in sys.modules:
         os.environ[GL] = "egl"
+
+
+def prepare_mujoco() -> None:
+    """Make MuJoCo render off-screen; call it before it is imported.
+
+    Raises WamkitError if it cannot render with the settings that are there, with a hint.
+    """
+    if is_headless() and not os.environ.get(GL) and "mujoco" in sys.modules:
+        raise WamkitError(
+            "mujoco was imported before off-screen rendering was configured",
+            f"set {GL}=egl before Python starts, or import mujoco after this environment",
+        )
+    use_offscreen_rendering()
+    expect_mujoco()
 
 
 def expect_mujoco() -> None:
@@ -60,6 +76,7 @@ def explain_rendering_errors(what: str, but: type[Exception] = WamkitError) -> I
             f"pip install the package of {error.name}, or check how it is written",
         ) from None
     except Exception as error:
+        _drop_half_made(error)
         lines_of_error = f"{type(error).__name__}: {error}".strip().splitlines()
         hint, text = "check its name and its settings", f"{' '.join(lines_of_error)} {what}".lower()
         if any(
@@ -72,3 +89,27 @@ def explain_rendering_errors(what: str, but: type[Exception] = WamkitError) -> I
         elif "video driver" in text or "sdl" in text:
             hint = f"{SDL} is {os.environ.get(SDL)!r}: leave it unset, or set {SDL}=dummy"
         raise WamkitError(f"{what} does not work here: {lines_of_error[0]}", hint) from None
+
+
+def _drop_half_made(error: BaseException) -> None:
+    """Free what the code that failed had begun to make, without messages of its finalizers.
+
+    A renderer without a graphics driver fails before it has all attributes. Its `__del__` reads
+    them, and would print a traceback of its own whenever Python frees it. Errors of `__del__` of
+    any other class than AttributeError are reported as ever.
+    """
+    report = sys.unraisablehook
+
+    def leave_out(found: Any) -> None:
+        called = getattr(found.object, "__name__", "")
+        if called != "__del__" or not isinstance(found.exc_value, AttributeError):
+            report(found)
+
+    sys.unraisablehook = leave_out
+    try:
+        each: BaseException | None = error
+        while each is not None:
+            traceback.clear_frames(each.__traceback__)
+            each = each.__cause__ or each.__context__
+    finally:
+        sys.unraisablehook = report

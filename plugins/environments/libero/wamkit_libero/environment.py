@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +11,7 @@ from numpy.typing import NDArray
 
 from wamkit.errors import WamkitError
 from wamkit.simulate.environment import EnvObservation, Step
-from wamkit.simulate.rendering import (
-    expect_mujoco,
-    explain_rendering_errors,
-    is_headless,
-    use_offscreen_rendering,
-)
+from wamkit.simulate.rendering import explain_rendering_errors, prepare_mujoco
 
 from .coding import CONTROL_HZ, decode_action, make_robot, read_state, turn_image
 from .expert import PickAndPlace, plan_moves
@@ -27,13 +20,7 @@ from .tasks import NAMES
 if TYPE_CHECKING:
     from . import Libero
 
-if is_headless() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
-    raise WamkitError(
-        "mujoco was imported before off-screen rendering was configured",
-        "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
-    )
-use_offscreen_rendering()
-expect_mujoco()
+prepare_mujoco()
 logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns of a missing settings file
 
 with explain_rendering_errors("libero"):

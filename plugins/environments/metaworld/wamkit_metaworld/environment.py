@@ -5,33 +5,19 @@ No shadows are drawn and no edges smoothed: without a graphics card that is ten 
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wamkit.errors import WamkitError
 from wamkit.simulate.environment import EnvObservation, Robot, Step
-from wamkit.simulate.rendering import (
-    expect_mujoco,
-    explain_rendering_errors,
-    is_headless,
-    use_offscreen_rendering,
-)
+from wamkit.simulate.rendering import explain_rendering_errors, prepare_mujoco
 
 if TYPE_CHECKING:
     from . import MetaWorld
 
-if is_headless() and not os.environ.get("MUJOCO_GL") and "mujoco" in sys.modules:
-    raise WamkitError(
-        "mujoco was imported before off-screen rendering was configured",
-        "set MUJOCO_GL=egl before Python starts, or import mujoco after this environment",
-    )
-use_offscreen_rendering()
-expect_mujoco()
+prepare_mujoco()
 
 with warnings.catch_warnings(), explain_rendering_errors("metaworld"):
     warnings.simplefilter("ignore")
