@@ -16,6 +16,7 @@ from wamkit.errors import WamkitError
 
 Wamkit = Callable[..., tuple[int, str, str]]
 PUSHT = pytest.mark.skipif(find_spec("gym_pusht") is None, reason="gym-pusht is missing")
+GUIDED = ("--prefix-mode", "guided")
 FEW = ("--env", "pusht", "--episodes", 2, "--processes", 0, "--env-arg", "max_steps=24")
 
 
@@ -47,18 +48,30 @@ def test_no_delay_is_the_same_as_a_world_that_waits(wamkit: Wamkit, saved: Path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--delay-ms", "120"), "have no meaning while the world waits"),
-        (("--chunk-merge", "append"), "have no meaning while the world waits"),
+        (("--delay-ms", "120"), "--delay-ms has no meaning for a world that waits"),
+        (("--chunk-merge", "replace"), "--chunk-merge has no meaning for a world that waits"),
         (("--real-time",), "--real-time without a delay"),
         (("--real-time", "--delay-ms", "fast"), "--delay-ms 'fast' is no delay"),
         (("--real-time", "--delay-ms", "200-100"), "is no delay up to"),
         (("--real-time", "--delay-ms", "99999"), "is no delay up to 60000 ms"),
-        (("--real-time", "--delay-ms", "120"), "--real-time has no meaning for random"),
+        (("--real-time", "--delay-ms", "120,500/0"), "one in 0 replies is none"),
+        (
+            (
+                "--real-time",
+                "--delay-ms",
+                "9",
+                "--chunk-merge",
+                "append",
+                "--prefix-mode",
+                "guided",
+            ),
+            "--prefix-mode guided, and --chunk-merge append",
+        ),
     ],
 )
 def test_what_is_no_delay_is_refused(wamkit: Wamkit, args: tuple[str, ...], message: str) -> None:
-    code, _, err = wamkit("eval", "random", "--env", "pusht", *args)
-    assert code == 2 and message in err
+    code, _, err = wamkit("eval", "nobody", "--env", "pusht", *args)
+    assert code == 2 and message in " ".join(err.split())
 
 
 def test_a_delay_is_read_as_it_is_written() -> None:

@@ -233,7 +233,7 @@ def test_eval_takes_a_simulator_or_a_data_set(wamkit: Wamkit, folder: Path) -> N
     code, _, err = wamkit("eval", "random", "--data", folder, "--env", "pusht")
     assert code == 2 and "several of --env, --suite and --data" in err
     code, _, err = wamkit("eval", "random", "--data", folder)
-    assert code == 2 and "no saved policy at random" in err
+    assert code == 2 and "random imagines nothing" in err
 
 
 def test_frames_imagined_in_closed_loop_are_compared_with_what_came(policy: Policy) -> None:

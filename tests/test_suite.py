@@ -171,9 +171,12 @@ def test_other_settings_are_refused_by_name(wamkit: Wamkit, saved: Path, tmp_pat
         (("--suite", "rails", "--shard", "3/2"), ("--shard '3/2' is no share",)),
         (("--suite", "rails", "--env", "pusht"), ("several of --env, --suite and --data",)),
         ((), ("none of --env, --suite and --data",)),
-        (("--suite", "rails", "--record", "x"), ("--record and --dataset are of --env",)),
-        (("--env", "pusht", "--shard", "1/2"), ("--tasks, --shard and --out are of --suite",)),
-        (("--suite", "rails", "--execute-steps", 2), ("have no meaning for random",)),
+        (
+            ("--suite", "rails", "--record", "x"),
+            ("--record has no meaning for --suite",),
+        ),
+        (("--env", "pusht", "--shard", "1/2"), ("--shard has no meaning for --env",)),
+        (("--suite", "rails", "--execute-steps", 2), ("has no meaning for random",)),
         (("--suite", "rails", "--env-arg", "size=x"), ("size",)),
     ],
 )

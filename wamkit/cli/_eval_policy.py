@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SpecError, WamkitError
+from ..errors import SpecError, WamkitError, did_you_mean
 from ..files.install import install_hint
 from ._output import note
 from ._real_time import RealTimeOptions
@@ -36,16 +36,6 @@ class PolicyOptions:
     overrides: list[str]
     device: str
     real_time: RealTimeOptions | None = None
-
-    def expect_none(self, who: str) -> None:
-        """Raise WamkitError if options were typed that have no meaning for `who`."""
-        if self.execute_steps or self.act_options or self.camera_map or self.overrides:
-            raise WamkitError(
-                f"--execute-steps, --act-option, --camera-map and --set have no meaning for {who}",
-                "leave them out",
-            )
-        if self.real_time is not None:
-            raise WamkitError(f"--real-time has no meaning for {who}", "leave it out")
 
 
 def is_remote(policy: str) -> bool:
@@ -78,7 +68,9 @@ def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) 
     folder = resolve_source(Path(policy))
     spec = resolve(folder, overrides)
     named = parse_pairs("--camera-map", options.camera_map)
-    stateful = spec.paradigm.build().stateful
+    paradigm = spec.paradigm.build()
+    stateful = paradigm.stateful
+    act_options = _parse_act_options(options.act_options, spec.paradigm.name, paradigm.act_options)
     steps = options.execute_steps or (
         spec.actions.chunk_size if stateful else max(1, spec.actions.chunk_size // 2)
     )
@@ -91,8 +83,6 @@ def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) 
     made, notes = load_policy(folder, spec, options.device, overrides)
     for line in notes:
         note(line)
-    typed = parse_pairs("--act-option", options.act_options)
-    act_options = {name: _value(text) for name, text in typed.items()}
     views = views_of(spec, robot, named)
     if options.real_time is not None:
         return options.real_time.runner(made, views, steps, act_options, imagine=imagine)
@@ -113,16 +103,6 @@ def load_actor(
         expect_serve()
         from ..serve.remote_actor import RemoteActor
 
-        if options.real_time is not None:
-            raise WamkitError(
-                "--real-time has no meaning for a server",
-                "name the policy itself: its delays are simulated",
-            )
-        if options.act_options or options.overrides:
-            raise WamkitError(
-                "--act-option and --set have no meaning for a server",
-                "type them where the policy is served: wamkit serve POLICY --set KEY=VALUE",
-            )
         named = parse_pairs("--camera-map", options.camera_map)
         remote = stack.enter_context(
             RemoteActor(options.policy, robot, named, options.execute_steps, simulators)
@@ -150,13 +130,29 @@ def load_actor(
 
 def parse_pairs(option: str, args: Iterable[str]) -> dict[str, str]:
     """Parse `NAME=VALUE` arguments to a dictionary."""
-    found = {}
+    found: dict[str, str] = {}
     for word in args:
         name, equals, value = word.partition("=")
         if not equals:
             raise WamkitError(f"{option} {word!r} has no '='", f"write {option} NAME=VALUE")
+        if name in found:
+            raise WamkitError(
+                f"{option} gives {name!r} twice: {found[name]!r} and {value!r}", "leave one out"
+            )
         found[name] = value
     return found
+
+
+def _parse_act_options(
+    args: Iterable[str], paradigm: str, known: Collection[str]
+) -> dict[str, Any]:
+    """`NAME=VALUE` arguments of a paradigm. Raises WamkitError if it has none of a name."""
+    typed = parse_pairs("--act-option", args)
+    for name in typed:
+        if name not in known:
+            hint = did_you_mean(name, list(known), f"it leaves {', '.join(known) or 'nothing'}")
+            raise WamkitError(f"{paradigm} leaves no choice called {name!r}", hint)
+    return {name: _value(text) for name, text in typed.items()}
 
 
 def _value(text: str) -> Any:

@@ -15,7 +15,7 @@ from ..config.suites import choose_tasks, find_suite
 from ..files.locking import lock
 from ..files.paths import expand_home
 from ._env_options import progress
-from ._eval_policy import BASELINES, PolicyOptions, load_actor
+from ._eval_policy import PolicyOptions, load_actor
 from ._eval_results import draw, publish
 from ._output import INTERRUPTED, emit, note, say
 
@@ -55,8 +55,6 @@ def run_suite(options: SuiteOptions, acting: PolicyOptions, *, json: bool) -> No
     plan = plan_episodes(tasks, options.episodes, options.seed)
     if options.films:
         expect_video(options.film)
-    if acting.policy in BASELINES:
-        acting.expect_none(acting.policy)
     simulators = max(1, options.processes)
     queues = queues_of(plan, simulators, shard)
     out = expand_home(options.out or Path("out", f"eval-{suite.name}"))

@@ -42,11 +42,6 @@ def evaluate_data(options: RecordedOptions, acting: PolicyOptions, *, json: bool
     from ._inputs import load_policy
 
     policy, overrides = acting.policy, acting.overrides
-    if acting.execute_steps or acting.act_options or acting.camera_map:
-        raise WamkitError(
-            "--execute-steps, --act-option and --camera-map have no meaning for recorded episodes",
-            "leave them out; --key-map maps a view to a camera of the data set",
-        )
     if not is_folder(policy):
         raise WamkitError(f"no saved policy at {policy}", "name the folder of one, or of a run")
     expect_metrics()

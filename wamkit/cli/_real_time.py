@@ -87,22 +87,25 @@ def parse_real_time(
 ) -> RealTimeOptions | None:
     """The options as they were typed; None where the world waits for the policy.
 
-    Raises WamkitError for a delay that is none, or options without a meaning.
+    Raises WamkitError for a delay that is none, or a prefix of chunks that are merged.
     """
     if not real_time:
-        if delay_ms is not None or merge != "replace" or prefix != AUTO:
-            raise WamkitError(
-                "--delay-ms, --chunk-merge and --prefix-mode have no meaning while the world waits",
-                "add --real-time, in which it goes on while the policy computes",
-            )
         return None
     if delay_ms is None:
         raise WamkitError("--real-time without a delay", "add --delay-ms 120")
     found = DELAY.fullmatch(delay_ms)
     if found is None:
         raise WamkitError(f"--delay-ms {delay_ms!r} is no delay", HINT)
+    if prefix not in (AUTO, "none") and merge != "replace":
+        raise WamkitError(
+            f"--prefix-mode {prefix}, and --chunk-merge {merge}: a chunk with a prefix continues "
+            "the one before by itself",
+            "leave --chunk-merge out, or choose --prefix-mode none",
+        )
     low = float(found[1])
     high, spike, every = float(found[2] or low), float(found[3] or 0), int(found[4] or 0)
     if low > high or max(high, spike) > LONGEST:
         raise WamkitError(f"--delay-ms {delay_ms!r} is no delay up to {LONGEST} ms", HINT)
+    if found[4] and not every:
+        raise WamkitError(f"--delay-ms {delay_ms!r}: one in 0 replies is none", HINT)
     return RealTimeOptions(low, high, spike, every, merge, prefix)

@@ -11,6 +11,7 @@ from ..config.seeds import MOST, expect_seed
 from ..errors import WamkitError
 from ._completion import complete_policy
 from ._env_options import EnvOption, EnvSettings, Processes, SuiteOption
+from ._eval_options import expect_actor, expect_films, expect_used
 from ._eval_policy import PolicyOptions
 from ._eval_suite import SuiteOptions, merge_shards, run_suite
 from ._eval_task import TaskOptions, evaluate_task
@@ -23,6 +24,7 @@ EXAMPLE = "wamkit eval runs/press/policy --env metaworld:button-press-topdown-v3
 
 
 def command(
+    context: typer.Context,
     policy: Annotated[
         str | None,
         typer.Argument(
@@ -158,9 +160,10 @@ def command(
 
     The interval is Wilson's, of 95 %. The same seeds give the same result.
     """
+    typed = {p.name or "" for p in context.command.params if _is_typed(context, p.name)}
+    flags = {p.name or "": p.opts[0] for p in context.command.params} | {"policy": "POLICY"}
     if merge is not None:
-        if policy is not None or suite is not None or env is not None:
-            raise WamkitError("--merge plays nothing", "type wamkit eval --merge DIR alone")
+        expect_used("merge", None, typed, flags.__getitem__)
         merge_shards(merge, json=json)
         return
     if policy is None:
@@ -172,6 +175,10 @@ def command(
             f"{'several' if count else 'none'} of --env, --suite and --data",
             "choose one: --env metaworld:reach-v3, --suite mt10, or --data DIR",
         )
+    target = "env" if env is not None else "suite" if suite is not None else "data"
+    expect_actor(target, policy)
+    expect_used(target, policy, typed, flags.__getitem__)
+    expect_films(target, record=record, films=films, typed="film" in typed)
     expect_seed(seed, "--seed", room=episodes or 50)
     acting = PolicyOptions(
         policy,
@@ -183,20 +190,9 @@ def command(
         parse_real_time(real_time, delay_ms, chunk_merge, prefix_mode),
     )
     if data is not None:
-        if real_time:
-            raise WamkitError("--real-time is of --env and --suite", "leave it out")
-        if record is not None or dataset is not None or env_settings:
-            raise WamkitError("--record, --dataset and --env-arg are of --env", "leave them out")
         recorded = RecordedOptions(data, episodes or 20, seed, column or [])
         evaluate_data(recorded, acting, json=json)
-        return
-    if column:
-        raise WamkitError("--key-map is of --data", "with --env: --camera-map VIEW=CAMERA")
-    if suite is not None:
-        if record is not None or dataset is not None:
-            raise WamkitError(
-                "--record and --dataset are of --env", "a suite has --out DIR and --films N"
-            )
+    elif suite is not None:
         share = SuiteOptions(
             suite,
             tasks or [],
@@ -210,11 +206,15 @@ def command(
             film,
         )
         run_suite(share, acting, json=json)
-        return
-    if tasks or shard or out is not None:
-        raise WamkitError("--tasks, --shard and --out are of --suite", "with --env: --record DIR")
-    assert env is not None
-    task = TaskOptions(
-        env, env_settings or [], episodes or 20, seed, processes, record, film, dataset
-    )
-    evaluate_task(task, acting, json=json)
+    else:
+        assert env is not None
+        task = TaskOptions(
+            env, env_settings or [], episodes or 20, seed, processes, record, film, dataset
+        )
+        evaluate_task(task, acting, json=json)
+
+
+def _is_typed(context: typer.Context, name: str | None) -> bool:
+    """Whether a parameter was typed, be it with the value that it has by default."""
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"

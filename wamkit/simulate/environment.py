@@ -101,7 +101,8 @@ class Environment(Protocol):
 def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
     """The configuration that `NAME` or `NAME:TASK` means, with `KEY=VALUE` overrides.
 
-    Raises WamkitError if there is no such environment or task, or a module is missing.
+    Raises WamkitError if there is no such environment or task, if an override names another one, or
+    if a module is missing.
     """
     name, colon, subject = text.partition(":")
     owned = ":".join(text.split(":")[:2])
@@ -113,6 +114,13 @@ def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
         if cls.subject is None:
             raise WamkitError(f"{name} has no tasks to choose from", f"leave out ':{subject}'")
         raw[cls.subject] = subject
+    overrides = list(overrides)
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        if key in raw:  # what the name says already
+            raise WamkitError(
+                f"{key} is set twice: by {text!r}, and by an override",
+                f"write it once: {name}{f':{cls.subject.upper()}' if cls.subject else ''}",
+            )
     config: Any = parse_part("environment", override(raw, overrides))
     if missing := [module for module in cls.requires if find_spec(module) is None]:
         raise WamkitError(
