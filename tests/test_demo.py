@@ -144,6 +144,35 @@ def test_imagined_frames_are_drawn_next_to_the_copied_one(horizons: int, interva
     assert "one: PSNR, dB 0.7, SSIM 0.7, HaarPSI 0.7" in drawn.get("aria-label", "")
 
 
+def test_every_paradigm_is_drawn_however_many_there_are() -> None:
+    found = {f"paradigm{number}": quality(2 + number % 2) for number in range(20)}
+    with plots.style():
+        figure = draw_quality(found)
+    assert {*found, "copy"} <= set(ElementTree.fromstring(figure).itertext())
+    for name in found:
+        assert f"{name}: PSNR" in figure
+    lines = re.findall(r'd="(M[^"]*)" clip-path="[^"]*" style="fill: none', figure)
+    assert len(lines) == 3 * (len(found) + 1)
+    assert max(line.count("L") + 1 for line in lines) == 3
+
+
+def test_every_paradigm_without_measured_frames_is_named_with_the_reason(tmp_path: Path) -> None:
+    latency = {"latency_ms": {"policy": {"p50": 1.0, "p95": 2.0}}}
+    trained = {"steps": 20, "seconds": 300.0}
+    spec, whys = spec_of(None, 0), ["no extra", "no frames", "no extra"]
+    ways = tuple(
+        Way(name, spec, LOG, trained, RESULT | latency, {"problem": why})
+        for name, why in zip("abc", whys, strict=True)
+    )
+    data = {"episodes": 4, "frames": 100, "seconds": 3.0}
+    demo = Demo(settings(), data, {"expert": RESULT}, ways)
+    root = expect_page(
+        page.write(tmp_path / "r.html", demo, dict.fromkeys("abc", explain_spec(spec)))
+    )
+    text = " ".join(" ".join(root.itertext()).split())
+    assert "Not measured of a, c: no extra" in text and "Not measured of b: no frames" in text
+
+
 def test_the_report_says_how_good_imagined_frames_are_or_why_it_does_not_know(
     tmp_path: Path,
 ) -> None:
@@ -160,7 +189,7 @@ def test_the_report_says_how_good_imagined_frames_are_or_why_it_does_not_know(
     root = expect_page(page.write(tmp_path / "r.html", demo, facts))
     text = " ".join(" ".join(root.itertext()).split())
     assert "a 0.1 0.7 +0.1 (+0 to +0.2)" in text and "copy 0.1 0.6" in text
-    assert "Not measured: no <extra>" in text
+    assert "Not measured of b: no <extra>" in text
 
 
 def test_a_demo_without_the_plots_extra_stops_before_it_begins(

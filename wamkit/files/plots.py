@@ -159,7 +159,7 @@ def lines(
         axes.plot(
             [a for a, _ in clean],
             [b for _, b in clean],
-            DASHES[i % len(DASHES)],
+            DASHES[(i + i // len(COLORS)) % len(DASHES)],  # no two of the first 32 are alike
             color=COLORS[i % len(COLORS)],
             marker="o" if len(clean) <= 12 else None,
             markersize=4,

@@ -14,6 +14,8 @@ from .._imagined import LABELS
 from .stages import Found, Settings
 
 COPY = "copy"
+DASHES = ("-", "-.", ":")  # of the copy: --
+LEGEND_ROWS = 9
 FRAMES, BASELINE = plots.MODALITY_COLORS["frames"], plots.MODALITY_COLORS["text"]
 
 
@@ -47,11 +49,16 @@ def draw_quality(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     rows = dict(found)
     several = any(len(by_horizon) > 1 for by_horizon in rows.values())
     height = 1.6 if several else 0.3 * (len(rows) + 1)
-    figure, panels = plots.panels(len(LABELS), 1.35, height, 0.3 if several else 0.2)
+    figure, panels = plots.panels(len(LABELS), 1.35, height, 0.5 if several else 0.2)
     for number, ((metric, label), axes) in enumerate(zip(LABELS.items(), panels, strict=True)):
         axes.set_title(label)
         if several:
-            _draw_lines(axes, rows, metric, legend=number == 0)
+            _draw_lines(axes, rows, metric)
+            if number == len(LABELS) - 1:  # next to all panels, however many names
+                columns = -(-(len(rows) + 1) // LEGEND_ROWS)
+                axes.legend(
+                    loc="upper left", bbox_to_anchor=(1.0, 1.05), ncols=columns, handlelength=3
+                )
         else:
             _draw_bars(axes, rows, metric, named=number == 0)
     texts = (f"{name}: {_describe(by_horizon[-1])}" for name, by_horizon in rows.items())
@@ -65,7 +72,7 @@ def _draw_bars(
 ) -> None:
     """A bar for each paradigm and one for the copy, with intervals."""
     bars = {name: by_horizon[-1][metric]["policy"] for name, by_horizon in rows.items()}
-    bars[COPY] = next(iter(rows.values()))[-1][metric][COPY]
+    bars[COPY] = longest(rows)[-1][metric][COPY]
     for row, (name, one) in enumerate(bars.items()):
         axes.barh(row, one["mean"], 0.66, color=BASELINE if name == COPY else FRAMES)
         if one["interval_95"] is not None:
@@ -87,21 +94,30 @@ def _end(one: Mapping[str, Any]) -> float:
     return max([one["mean"], *(one["interval_95"] or [])])
 
 
-def _draw_lines(
-    axes: Any, rows: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, *, legend: bool
-) -> None:
+def longest(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+    """The rows of the paradigm that imagines most frames: the copy is known at all of them."""
+    return max(rows.values(), key=len)
+
+
+def _draw_lines(axes: Any, rows: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> None:
     """A line for each paradigm and one for the copy, over seconds."""
-    first = next(iter(rows.values()))
-    for color, (name, by_horizon) in zip(plots.COLORS * 2, rows.items(), strict=False):
-        seconds = [row["seconds"] for row in by_horizon]
+    for number, (name, by_horizon) in enumerate(rows.items()):
+        round_, place = divmod(number, len(plots.COLORS))
         axes.plot(
-            seconds, [_mean(row, metric) for row in by_horizon], "o-", color=color, label=name
+            [row["seconds"] for row in by_horizon],
+            [_mean(row, metric) for row in by_horizon],
+            DASHES[round_ % len(DASHES)],
+            marker="o",
+            markersize=4,
+            color=plots.COLORS[place],
+            label=printable(name),
         )
-    copied = [row[metric][COPY]["mean"] for row in first]
-    axes.plot([row["seconds"] for row in first], copied, "o--", color=BASELINE, label=COPY)
+    known = longest(rows)
+    copied = [row[metric][COPY]["mean"] for row in known]
+    axes.plot(
+        [row["seconds"] for row in known], copied, "o--", color=BASELINE, markersize=4, label=COPY
+    )
     axes.set_xlabel("s ahead")
-    if legend:
-        axes.legend()
 
 
 def _describe(row: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ...files.durable import write_text
 from .._imagined import LABELS
 from . import figures
 from .film import SLOWER
-from .imagined import draw_quality
+from .imagined import draw_quality, longest
 from .stages import Demo, Found, Way
 
 HERE = Path(__file__).parent
@@ -28,6 +28,7 @@ STAGES = {
 def write(file: Path, demo: Demo, explanation: Mapping[str, Mapping[str, Any]]) -> Path:
     """Write the page; `explanation` maps each built paradigm to its `explain`."""
     done = [way for way in demo.ways if way.result is not None]
+    imagined = _imagined(done)
     with plots.style():
         values = {
             "style": (HERE / "page.css").read_text(),
@@ -44,10 +45,9 @@ def write(file: Path, demo: Demo, explanation: Mapping[str, Mapping[str, Any]]) 
             "results": _results(demo, done, explanation),
             "times": _times(demo),
             "labels": LABELS,
-            "imagined": {
-                w.name: w.imagined["imagined"] for w in done if w.imagined and _measured(w)
-            },
-            "unmeasured": next((w.imagined for w in done if not _measured(w)), None),
+            "imagined": imagined,
+            "copied": longest(imagined) if imagined else [],
+            "unmeasured": _unmeasured(done),
             "drawn": _drawn(demo, done, explanation),
         }
     write_text(file, _environment().get_template("report.html").render(values))
@@ -77,7 +77,7 @@ def _environment() -> Any:
 def _drawn(demo: Demo, done: list[Way], explanation: Mapping[str, Any]) -> dict[str, Any]:
     """Every figure of the page."""
     results = {way.name: way.result for way in done if way.result is not None}
-    imagined = {w.name: w.imagined["imagined"] for w in done if w.imagined and _measured(w)}
+    imagined = _imagined(done)
     found: dict[str, Any] = {"results": figures.draw_results({**results, **demo.baselines})}
     if imagined:
         found["quality"] = draw_quality(imagined)
@@ -91,9 +91,19 @@ def _drawn(demo: Demo, done: list[Way], explanation: Mapping[str, Any]) -> dict[
     return found
 
 
-def _measured(way: Way) -> bool:
-    """Whether the imagined frames of a policy were measured."""
-    return way.imagined is not None and "problem" not in way.imagined
+def _imagined(done: list[Way]) -> dict[str, Any]:
+    """paradigm -> the quality of its imagined frames by horizon, of those that were measured."""
+    found = ((way.name, way.imagined) for way in done)
+    return {name: one["imagined"] for name, one in found if one and "problem" not in one}
+
+
+def _unmeasured(done: list[Way]) -> dict[str, list[str]]:
+    """Why imagined frames were not measured -> the paradigms of which that is so."""
+    found: dict[str, list[str]] = {}
+    for way in done:
+        if way.imagined and "problem" in way.imagined:
+            found.setdefault(way.imagined["problem"], []).append(way.name)
+    return found
 
 
 def _results(demo: Demo, done: list[Way], explanation: Mapping[str, Any]) -> list[Found]:
