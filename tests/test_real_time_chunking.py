@@ -77,7 +77,10 @@ def test_guidance_is_the_weight_of_the_paper_at_a_noise_level() -> None:
         assert float(guidance_weight(torch.tensor(s), 5.0)) == pytest.approx(min(5.0, paper), 1e-5)
     assert guidance_weight(0.5, 5.0) == 2
     assert guidance_weight(1.0, 5.0) == guidance_weight(0.0, 5.0) == 5
-    assert (max_guidance(3), max_guidance(10)) == (3, 5)
+    for n in (2, 3, 4, 5, 10):
+        equal = [(1 - i / n, 1 / n) for i in range(n)]
+        assert max_guidance(equal) == pytest.approx(min(5, n))
+        assert max_guidance(equal, share=2) == pytest.approx(2 * n)
 
 
 def test_a_delay_is_executed_before_and_left_after() -> None:
@@ -206,12 +209,106 @@ def test_a_chunk_begins_with_the_actions_of_the_delay() -> None:
     assert torch.equal(policy.act(seen, prefix=whole, seed=0).values, values)
 
 
+SHIFTED = {"steps": 3, "shift": 5.0}  # levels 1, 10/11, 5/7 and 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "strides", "most"),
+    [
+        ({"steps": 2, "shift": 1.0}, [(1, 1 / 2), (1 / 2, 1 / 2)], 2),
+        (SHIFTED, [(1, 1 / 11), (10 / 11, 15 / 77), (5 / 7, 5 / 7)], 7 / 5),
+        # The weight of the paper is low enough where the longest of ten steps is.
+        ({"steps": 10, "shift": 5.0}, None, 5),
+        (
+            {"steps": 4, "shift": 1.0, "solver": "midpoint"},
+            [(1, 1 / 2), (3 / 4, 1 / 2), (1 / 2, 1 / 2), (1 / 4, 1 / 2)],
+            2,
+        ),
+        ({"steps": 2, "shift": 1.0, "solver": "consistency"}, [(1, 1), (1 / 2, 1 / 2)], 1),
+        (
+            {"steps": 8, "shift": 1.0, "evaluate_steps": [0, 1, 2]},
+            [(1, 1 / 8), (7 / 8, 1 / 8), (6 / 8, 6 / 8)],
+            4 / 3,
+        ),
+        ({"steps": 2, "shift": 1.0, "sigma_min": 0.8}, [(1, 0.2), (0.8, 0.8)], 5 / 4),
+    ],
+)
+def test_guidance_is_limited_by_how_far_each_velocity_is_followed(
+    settings: Any, strides: list[tuple[float, float]] | None, most: float
+) -> None:
+    flow = NoiseSchedule(ScheduleConfig.model_validate(settings))
+    if strides is not None:
+        assert [*sum(flow.strides, ())] == pytest.approx([*sum(strides, ())])
+    assert max_guidance(flow.strides) == pytest.approx(most)
+    for s, h in flow.strides:
+        assert guidance_weight(s, max_guidance(flow.strides)) * h <= 1 + 1e-9
+
+
+def error_left(settings: dict[str, Any], most: float | None = None) -> tuple[float, float]:
+    """What is left of the error of a whole prefix, where the network says the same everywhere.
+
+    And, of Euler's steps, what the closed form says: the product of 1 - w h over the steps.
+    """
+    flow = NoiseSchedule(ScheduleConfig.model_validate({"sigma_max": 0.999, **settings}))
+    beta = max_guidance(flow.strides) if most is None else most
+    v = torch.full((1, 1, 1), 0.5, dtype=torch.float64)
+    y, noise = torch.ones_like(v), torch.zeros_like(v)
+    run = flow.init_sampler(noise, rng=torch.Generator())
+    prefix = prefix_of(y, [1.0], 1, mode="guided", max_guidance=beta)
+
+    def model(inputs: ModelInputs, cache: Any = None, keep: Any = ()) -> ModelOutput:
+        return ModelOutput(action=v)
+
+    first, closed = y - (run.x - flow.grid()[0] * v), 1.0
+    while not run.done:
+        if not run.reuses_velocity:
+            guided = with_prefix(model)(inputs_at(run.x, run.level, prefix)).action
+            assert guided is not None
+        run.step(guided)
+    for s, h in flow.strides:
+        closed *= 1 - guidance_weight(s, beta) * h
+    return float((y - run.x) / first), closed
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 5}, SHIFTED, {"steps": 8, "evaluate_steps": [0, 1, 6]}]
+)
+def test_no_step_moves_a_chunk_beyond_its_prefix(settings: dict[str, Any]) -> None:
+    """By default every factor is within [0, 1]; the rule for equal steps let the error grow."""
+    left, closed = error_left(settings)
+    same_values(left, closed, 1e-9, scale=1.0)
+    assert -1e-9 <= left < 1
+    assert error_left(SHIFTED, 3.0)[0] < 0
+    left, closed = error_left(settings, 1.9)
+    same_values(left, closed, 1e-9, scale=1.0)
+
+
+@pytest.mark.parametrize("shift", [0.2, 1.0, 5.0, 12.0])
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "consistency"])
+def test_corrections_settle_with_every_solver_and_shift(solver: str, shift: float) -> None:
+    for steps in (4, 6, 10):
+        left, _ = error_left({"steps": steps, "solver": solver, "shift": shift})
+        assert abs(left) < 1
+
+
+def test_a_policy_guides_by_the_longest_step_of_its_schedule() -> None:
+    spec = spec_for("schedules.action.steps=3", "schedules.action.shift=5.0")
+    policy, seen = policy_of(spec), observation(spec)
+    given = ActionPrefix(policy.act(seen, seed=1).values[:, :4], 2)
+    inputs = add_prefix(policy, inference_inputs(policy, seen, with_future=False), given, seen)
+    assert inputs.prefix is not None and inputs.prefix.max_guidance == pytest.approx(1.4)
+    with pytest.raises(WamkitError, match=r"moves the chunk by 2\.07 of its error") as refused:
+        policy.act(seen, prefix=replace(given, max_guidance=3.0))
+    assert "which is 1.4" in refused.value.hint and "less than 2.8" in refused.value.hint
+    assert torch.isfinite(policy.act(seen, prefix=replace(given, max_guidance=2.7)).values).all()
+
+
 def test_guidance_draws_the_plan_along_and_more_with_a_higher_limit() -> None:
     spec = spec_for()
     policy, seen = policy_of(spec), observation(spec)
     plain, values = (policy.act(seen, seed=seed).values for seed in (0, 1))
     apart = []
-    for most in (0.5, 5.0):
+    for most in (0.5, 1.4):
         given = ActionPrefix(values, 2, schedule="ones", max_guidance=most)
         chunk = policy.act(seen, prefix=given, seed=0).values
         apart.append(float((chunk - values)[:, 2:].norm()))

@@ -7,8 +7,8 @@ papers' time into a noise level.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import e, exp
+from collections.abc import Iterator, Sequence
+from math import e, exp, inf
 from typing import TYPE_CHECKING, Any
 
 from .parts import Conflict
@@ -64,9 +64,18 @@ def guidance_weight(sigma: Any, most: float) -> Any:
     return (1 / spread - 2).clamp(max=most)
 
 
-def max_guidance(steps: int) -> float:
-    """The default of beta: with n equal steps, one moves the chunk by w / n of its error."""
-    return min(MAX_GUIDANCE, float(steps))
+def max_guidance(steps: Sequence[tuple[float, float]], share: float = 1.0) -> float:
+    """The largest beta with which no step moves the chunk by more than `share` of its error.
+
+    A step of length h moves it by w h. Where steps are equal, h is 1 / n, and beta n; in a schedule
+    that is shifted or has levels of its own, one step can be far longer. Above 2 the error grows.
+
+    Args:
+        steps: Noise level at which each velocity is found, and how far it is followed (h).
+        share: 1 for the default of beta, which is at most the published one.
+    """
+    most = MAX_GUIDANCE if share == 1 else inf
+    return min((share / h for s, h in steps if guidance_weight(s, most) * h > share), default=most)
 
 
 def act_refusal(spec: PolicySpec, mode: str, delay: int) -> tuple[str, str] | None:

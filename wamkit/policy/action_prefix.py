@@ -21,6 +21,7 @@ from ..config.prefix import (
     MODES,
     SCHEDULES,
     act_refusal,
+    guidance_weight,
     max_guidance,
     soft_mask,
 )
@@ -47,7 +48,8 @@ class ActionPrefix:
     (`actions.max_delay`); `guided` corrects the velocity, for any policy of three steps or more;
     `freeze` only overwrites the first d actions while sampling.
     `schedule`: how the hold fades over the plan: "exponential", "linear", "ones" or "zeros".
-    `max_guidance`: the largest weight of a correction (beta); by default min(5, steps).
+    `max_guidance`: the largest weight of a correction (beta); by default the largest up to 5
+    with which no step moves the chunk by more than its error: min(5, steps) where steps are equal.
     `jacobian`: "identity", or "exact" for the vector-Jacobian product through the network, which
     costs a backward pass in every step.
     `relative_to`: state [B, P] that values of relative groups are differences to, where they are no
@@ -131,7 +133,7 @@ def add_prefix(
     clean = torch.zeros(len(x), tokens, dtype=torch.bool)
     if tokens == size:
         clean[:, :delay] = True
-    default = max_guidance(spec.schedules.action.steps)
+    default = max_guidance(policy.schedules["action"].strides)
     found = Prefix(
         latent.float(),
         weight.float().contiguous(),
@@ -178,14 +180,16 @@ def _full_values(
 
 def _expect_stable(policy: Policy, prefix: ActionPrefix) -> None:
     """Raise WamkitError if the correction would not settle, or cannot be computed."""
-    steps, most = policy.spec.schedules.action.steps, prefix.max_guidance
+    steps, most = policy.schedules["action"].strides, prefix.max_guidance
     if prefix.mode != "guided":
         return
-    if most is not None and not 0 < most < 2 * steps:
+    if most is not None and not 0 < most < (limit := max_guidance(steps, share=2)):
+        moved = max(guidance_weight(s, most) * h for s, h in steps)
         raise WamkitError(
-            f"max_guidance = {most} in {steps} steps: one step moves the chunk by "
-            f"{most / steps:g} of its error, and from 2 on that grows",
-            f"leave it out, which is {max_guidance(steps):g}, or choose less than {2 * steps}",
+            f"max_guidance = {most} in {policy.spec.schedules.action.steps} steps: one step moves "
+            f"the chunk by {moved:.3g} of its error, and from 2 on that grows",
+            f"leave it out, which is {max_guidance(steps):.3g}, or choose more than 0 and less "
+            f"than {limit:.3g}",
         )
     if prefix.jacobian == "exact" and captures(policy.mode):
         raise WamkitError(
