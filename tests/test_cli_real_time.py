@@ -80,6 +80,40 @@ def test_a_delay_is_read_as_it_is_written() -> None:
     assert parse_real_time(False, None, "replace", "auto") is None
 
 
+@PUSHT
+@pytest.mark.parametrize(
+    ("delay", "more", "messages"),
+    [
+        ("500", (), ("500 ms are 5 steps at 10 Hz", "too late", "--delay-ms 400 or less")),
+        ("900", (), ("900 ms are 9 steps", "actions.chunk_size = 18 or more")),
+        ("100-450", (), ("450 ms are 5 steps", "with --execute-steps 4")),
+        ("300", ("--execute-steps", 2), ("a delay of 3 steps", "--execute-steps 3 to 5")),
+        ("300", ("--execute-steps", 6), ("6 executed steps leave 2", "--execute-steps 3 to 5")),
+        ("400", ("--execute-steps", 3), ("a delay of 4 steps", "hint: --execute-steps 4\n")),
+    ],
+)
+def test_a_usual_delay_that_does_not_fit_the_chunk_is_refused(
+    wamkit: Wamkit, saved: Path, delay: str, more: tuple[Any, ...], messages: tuple[str, ...]
+) -> None:
+    code, _, err = wamkit("eval", saved, *FEW, "--real-time", "--delay-ms", delay, *more)
+    plain = " ".join(err.split()) + "\n"
+    assert code == 2 and all(message in plain for message in messages), err
+
+
+@PUSHT
+def test_a_spike_may_leave_the_robot_still_and_is_named_and_counted(
+    wamkit: Wamkit, saved: Path
+) -> None:
+    late = ("--real-time", "--delay-ms", "100,700/2", "--json")
+    code, out, err = wamkit("eval", saved, *FEW, *late)
+    found = json.loads(out)["real_time"]
+    assert code == 0 and found["delay_steps"]["max"] == 7 and found["idle_steps"] > 0
+    assert "a spike of 700 ms is 7 steps, and 4 are planned" in " ".join(err.split())
+    late = ("--real-time", "--delay-ms", "100-400,400/2", "--json")
+    code, out, err = wamkit("eval", saved, *FEW, *late)
+    assert code == 0 and json.loads(out)["real_time"]["idle_steps"] == 0 and "spike" not in err
+
+
 def test_a_prefix_is_of_a_mode_that_the_policy_takes() -> None:
     from serving import policy
 

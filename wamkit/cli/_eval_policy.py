@@ -74,18 +74,23 @@ def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) 
     steps = options.execute_steps or (
         spec.actions.chunk_size if stateful else max(1, spec.actions.chunk_size // 2)
     )
-    if found := list(conflicts(spec, robot, named, steps, stateful)):
+    found = list(conflicts(spec, robot, named, steps, stateful))
+    if (late := options.real_time) is not None:
+        found += late.conflicts(spec, steps)
+    if found:
         raise SpecError(found, f"{policy} in this environment")
     from ..simulate.policy_runner import PolicyRunner
 
-    if options.real_time is not None:
-        options.real_time.prefix_mode(spec)  # before any weight is loaded
+    if late is not None:
+        late.prefix_mode(spec)  # before any weight is loaded
+        if (line := late.spike_note(spec, steps)) is not None:
+            note(line)
     made, notes = load_policy(folder, spec, options.device, overrides)
     for line in notes:
         note(line)
     views = views_of(spec, robot, named)
-    if options.real_time is not None:
-        return options.real_time.runner(made, views, steps, act_options, imagine=imagine)
+    if late is not None:
+        return late.runner(made, views, steps, act_options, imagine=imagine)
     return PolicyRunner(made, views, steps, act_options, imagine=imagine)
 
 

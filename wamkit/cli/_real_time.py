@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WamkitError, did_you_mean
 
 if TYPE_CHECKING:
+    from ..config.parts import Conflict
     from ..config.spec import PolicySpec
     from ..policy.policy import Policy
     from ..simulate.real_time import RealTimeRunner
@@ -52,6 +53,46 @@ class RealTimeOptions:
         if (refusal := act_refusal(spec, self.prefix, steps)) is not None:
             raise WamkitError(*refusal)
         return self.prefix
+
+    def conflicts(self, spec: PolicySpec, execute_steps: int) -> Iterator[Conflict]:
+        """Yield why usual delays do not fit the chunks: d <= s <= H - d must hold, in actions.
+
+        Spikes may be longer: meanwhile the robot stands still, which is counted.
+        """
+        from ..config.parts import Conflict
+        from ..config.prefix import timing_fault
+        from ..runtime.latency import delay_steps
+
+        size, hz = spec.actions.chunk_size, spec.actions.control_hz
+        delay = delay_steps(self.high / 1000, hz)
+        why = timing_fault(delay, execute_steps, size)
+        if why is None or execute_steps > size:
+            return
+        if 2 * delay <= size:
+            hint = f"--execute-steps {delay}" + f" to {size - delay}" * (2 * delay < size)
+        else:
+            hint = f"train longer chunks: actions.chunk_size = {2 * delay} or more"
+            if most := size // 2:
+                fits = f"--delay-ms {int(1000 * most / hz)} or less, with --execute-steps {most}"
+                hint = f"{fits}; or {hint}"
+        yield Conflict(
+            between=("--delay-ms", "--execute-steps", "actions.chunk_size"),
+            why=f"{self.high:g} ms are {delay} steps at {hz:g} Hz: {why}",
+            hint=hint,
+        )
+
+    def spike_note(self, spec: PolicySpec, execute_steps: int) -> str | None:
+        """What a spike does that is longer than the plan; None if there is none."""
+        from ..runtime.latency import delay_steps
+
+        left = spec.actions.chunk_size - execute_steps
+        spike = delay_steps(self.spike / 1000, spec.actions.control_hz) if self.every else 0
+        if spike <= left:
+            return None
+        return (
+            f"a spike of {self.spike:g} ms is {spike} steps, and {left} are planned when a chunk "
+            "is asked for: the robot stands still for the rest of them, which is counted"
+        )
 
     def runner(
         self,

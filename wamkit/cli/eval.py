@@ -133,7 +133,9 @@ def command(
         typer.Option(
             metavar="MS",
             help="Milliseconds from an observation to its chunk: 120, or drawn from 80-150, or "
-            "with one in 20 of 500 ms: 120,500/20.",
+            "with one in 20 of 500 ms: 120,500/20. In actions, d of the usual delay must fit: "
+            "d <= --execute-steps <= chunk - d; a spike may be longer: the robot then stands "
+            "still, which is counted.",
         ),
     ] = None,
     chunk_merge: Annotated[
