@@ -39,7 +39,7 @@ NOTES: Mapping[str, tuple[str, ...]] = {
     "robocasa": (
         "Cameras show what RoboCasa renders, upside down: the policy flips images itself.",
         "State: gripper 2, position 3, quaternion 4. Published evaluation: 16 of 32 actions are "
-        "run.",
+        "run, each followed by 0, 0, 0, 0, -1 for the base, which RoboCasa moves too.",
     ),
     "aloha": (
         "Actions and state are joint positions, 14 of two arms. Published evaluation: all 50 "
