@@ -73,6 +73,7 @@ WORLDS = {
             'actions.groups=[{name="disk", size=2, normalization="min_max"}]',
             "state.size=2",
             'cameras.views=[{name="top", size=[64, 64]}]',
+            "text_encoder.max_length=40",
         ),
         0.02,
     ),
