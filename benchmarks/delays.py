@@ -6,10 +6,10 @@
     python benchmarks/delays.py report runs/delays --plot docs/delays.svg
 
 `run` has the scripted experts play, and trains two policies for each seed from one spec: one as it
-is, and one with `actions.max_delay` of the longest delay. Both make the same updates. Then the
-world goes on while the policy computes, for a constant number of actions: `naive` (no prefix),
-`freeze` and `guided` act with the first policy, `trained` with the second. All play the same
-episodes.
+is, and one with `actions.max_delay` of the longest delay, which is drawn in half of its samples
+(`actions.delay_share`). Both make the same updates. Then the world goes on while the policy
+computes, for a constant number of actions: `naive` (no prefix), `freeze` and `guided` act with the
+first policy, `trained` with the second. All play the same episodes.
 
 Without a delay there is nothing to hold on to, and the first three are one policy: it is evaluated
 once. Every evaluation leaves one JSON file, and what has one is not repeated.
@@ -126,6 +126,7 @@ def trained(asked: Any, place: Path, world: World, seed: int, delay: int) -> Pat
     if out.is_dir():
         return out
     changes = [f"seed={seed}", f"actions.chunk_size={CHUNK}", f"actions.max_delay={delay}"]
+    changes += ["actions.delay_share=0.5"] if delay else []
     changes += [f"video.frame_stride={CHUNK}", *world.changes]
     spec = parse(read(SPEC, changes), out.name).fitted()
     if found := check(spec):

@@ -21,7 +21,7 @@ from wamkit.engine.levels import CLEAN, Level, Levels, LevelTable, PrefixLevels
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.engine.passes import PassRunner
 from wamkit.engine.samplers import SOLVERS
-from wamkit.errors import WamkitError
+from wamkit.errors import SpecError, WamkitError
 from wamkit.interfaces.types import ModelInputs, ModelOutput, NoisyVectors, Prefix, Text
 from wamkit.policy.action_prefix import ActionPrefix, add_prefix
 from wamkit.policy.actions import Statistics
@@ -501,6 +501,25 @@ def test_delays_are_drawn_from_none_to_the_largest_for_each_sample() -> None:
     error = (out.action - target["action"].velocity).square() * ~held[..., None]
     mean = error.sum((1, 2)) / (~held).sum(1) / spec.actions.size
     same_values(losses.parts["action"], (mean * target["action"].weight).mean(), 1e-5)
+
+
+def test_a_share_of_samples_draws_a_delay_and_the_others_have_none() -> None:
+    """With a share of 0.25 and delays 0, 1, 2 a sixth of the samples has a prefix."""
+    policy = Policy.from_spec(spec_for("actions.delay_share=0.25", delay=2)).train()
+    noted: list[ModelInputs] = []
+    model = policy.model
+
+    def listen(inputs: ModelInputs, **given: Any) -> ModelOutput:
+        noted.append(inputs)
+        return model(inputs, **given)  # type: ignore[no-any-return]
+
+    policy.model = listen  # type: ignore[method-assign, assignment]
+    policy.loss(batch_of(policy.spec, size=240), seed=0)
+    delays = (noted[0].noisy("action").sigma == 0).sum(1)
+    counts = torch.bincount(delays, minlength=3).tolist()
+    assert len(counts) == 3 and 185 <= counts[0] <= 215 and min(counts[1:]) >= 8
+    with pytest.raises(SpecError, match="max_delay = 0 learns none"):
+        spec_for("actions.delay_share=0.5", delay=0)
 
 
 def test_a_policy_without_delays_learns_as_ever() -> None:

@@ -94,6 +94,20 @@ class ActionConfig(Section):
     """Real-time chunking: the largest delay, in actions, that is trained and may be acted with. In
     a training sample the first d actions are clean and not learned, d drawn from 0 to this; in use
     they are those that the robot executes while the chunk is computed (arXiv 2512.05964)."""
+    delay_share: float = Field(1.0, gt=0, le=1)
+    """Share of training samples that draw a delay from 0 to `max_delay`; the others have none. 1,
+    as published, leaves 1 / (max_delay + 1) of the samples to begin without a prefix, and the
+    others may learn to go on with it instead of looking; 0.5 needs far fewer updates where data are
+    few."""
+
+    @model_validator(mode="after")
+    def _share_used(self) -> ActionConfig:
+        if self.delay_share < 1 and not self.max_delay:
+            raise ValueError(
+                "delay_share is about the delays that are learned, and max_delay = 0 learns none; "
+                "set max_delay, or leave delay_share out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _constants_used(self) -> ActionConfig:

@@ -21,14 +21,17 @@ def with_clean_prefix(
 ) -> ModelInputs:
     """The noisy inputs, with the first actions of every chunk of a sample as in the clean ones.
 
-    Each sample has a delay of its own. Nothing is drawn or changed without `actions.max_delay`.
+    Each sample has a delay of its own, and a part of them, 1 - `actions.delay_share`, has none.
+    Nothing is drawn or changed without `actions.max_delay`.
     """
     most, action = spec.actions.max_delay, noisy.action
     if not most or action is None or inputs.action is None:
         return noisy
     whole, batch, count = inputs.action.x, *action.x.shape[:2]
     device = action.x.device
-    delay = to_device((draw_uniform((batch,), rng) * (most + 1)).long().clamp(max=most), device)
+    share = spec.actions.delay_share
+    drawn = (draw_uniform((batch,), rng) - (1 - share)) / share  # below 0: no delay
+    delay = to_device((drawn * (most + 1)).long().clamp(0, most), device)
     places = torch.tensor(_places(action, spec), device=device)
     clean = places < delay[:, None]  # [B, N]
     clean[:, whole.shape[1] :] = False  # copies, which are clean already
