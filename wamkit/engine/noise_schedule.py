@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -305,22 +304,8 @@ class NoiseSchedule:
 
     @cached_property
     def strides(self) -> tuple[tuple[float, float], ...]:
-        """The level of each evaluation of a run, and how far its velocity is followed, in levels.
-
-        Steps whose evaluation is left out prolong the one before; consistency steps go to data,
-        from where noise is added anew.
-        """
-        c = self.config
-        twice = c.solver in TWICE
-        nodes = self.grid(c.steps // 2 if twice else c.steps)
-        if c.solver == "consistency":
-            return tuple((s, s) for s in nodes[:-1])
-        starts = [s for step, s in enumerate(nodes[:-1]) if twice or c.evaluates(step)]
-        found = [(s, s - lower) for s, lower in pairwise([*starts, 0.0])]
-        if not twice:
-            return tuple(found)
-        levels = SOLVERS[c.solver](torch.zeros(1), nodes, lambda _: torch.zeros(1)).levels
-        return tuple((s, found[place // 2][1]) for place, s in enumerate(levels))
+        """Those of a whole run (`Sampler.strides`)."""
+        return self.init_sampler(torch.zeros(1, 1), rng=torch.Generator()).strides
 
     def init_sampler(
         self,

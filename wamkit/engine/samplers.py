@@ -68,6 +68,17 @@ class Sampler(ABC):
         return sum(place in self.evaluated for place in range(len(self.levels)))
 
     @property
+    def strides(self) -> tuple[tuple[float, float], ...]:
+        """The level of each evaluation, and how far its velocity is followed, in levels.
+
+        A step whose evaluation is left out prolongs the one before.
+        """
+        made = [
+            s for i, s in enumerate(self.nodes[:-1]) if not self.evaluated or i in self.evaluated
+        ]
+        return tuple((s, s - lower) for s, lower in pairwise([*made, self.nodes[-1]]))
+
+    @property
     def done(self) -> bool:
         """Whether `x` is the result."""
         return self._place == len(self.levels)
@@ -130,6 +141,12 @@ class Midpoint(Sampler):
     def _evaluated(self) -> tuple[float, ...]:
         steps = pairwise(self.nodes)
         return tuple(level for s, lower in steps for level in (s, self._trial(s, lower)))
+
+    @property
+    def strides(self) -> tuple[tuple[float, float], ...]:
+        """As of other samplers; both velocities of a step are followed to its end at most."""
+        steps = [s - lower for s, lower in pairwise(self.nodes)]
+        return tuple((s, steps[i // 2]) for i, s in enumerate(self.levels))
 
     def _trial(self, s: float, lower: float) -> float:
         """Where the second evaluation of a step is made."""
@@ -250,6 +267,11 @@ class Consistency(Sampler):
         self._noise = (
             draw_noise(again) if again else None
         )  # [steps that do not end in data, B, ...]
+
+    @property
+    def strides(self) -> tuple[tuple[float, float], ...]:
+        """As of other samplers; a step goes to data, from where noise is added anew."""
+        return tuple((s, s) for s in self.nodes[:-1])
 
     def _step(self, velocity: Tensor, place: int) -> Tensor:
         s, lower = self.nodes[place], self.nodes[place + 1]
