@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..config.spec import PolicySpec
+from ..errors import WamkitError
 from ..policy.policy import Policy
 from .batch_independence import expect_batch_independent
 from .fixtures import batch_of, observation, randomize_weights, run_paradigm
@@ -104,6 +105,44 @@ def imagines(spec: PolicySpec, tmp: Path) -> None:
     assert out.canvas.abs().max() <= 1 and set(out.views) == {"front"}
 
 
+def imagines_what_follows_from_given_actions(spec: PolicySpec, tmp: Path) -> None:
+    """Frames of a future depend on the given actions and the seed alone; observed ones on neither.
+
+    A policy whose imagined frames do not depend on actions says why, and what to change.
+    """
+    if not spec.backbone.traits.imagines or not spec.latent_frames[1]:
+        return
+    policy, seen = randomize_weights(Policy.from_spec(spec)), observation(spec)
+    rng = torch.Generator().manual_seed(3)
+    shape = (seen.batch, spec.actions.chunk_size, spec.actions.size)
+    given, others = torch.rand(2, *shape, generator=rng) - 0.5
+    if (conflict := spec.paradigm.conflict_with_given_actions(spec)) is not None:
+        assert conflict.why and conflict.hint
+        try:
+            policy.imagine(seen, actions=given, seed=0)
+        except WamkitError as error:
+            assert (error.what, error.hint) == (conflict.why, conflict.hint)
+            return
+        raise AssertionError(f"given actions are refused by no error: {conflict.why}")
+    one = policy.imagine(seen, actions=given, seed=0)
+    again = policy.imagine(seen, actions=given, seed=0)
+    other = policy.imagine(seen, actions=others, seed=0)
+    assert one.canvas.shape == (2, 3, spec.video.num_frames, *spec.cameras.canvas)
+    assert one.canvas.isfinite().all() and one.canvas.abs().max() <= 1
+    assert one.observed == spec.video.num_observed and set(one.views) == {"front"}
+    if one.value is not None:
+        assert one.value.shape == (2,) and one.value.abs().max() <= 1
+    if one.next_state is not None:
+        assert one.next_state.shape == (2, spec.state.size) and one.next_state.isfinite().all()
+    for first, second in ((one.value, again.value), (one.next_state, again.next_state)):
+        assert (first is None) == (second is None)
+        assert first is None or second is None or torch.equal(first, second)
+    assert torch.equal(one.canvas, again.canvas)
+    start = one.canvas[:, :, : one.observed]
+    same_values(other.canvas[:, :, : one.observed], start)
+    other_values(other.canvas[:, :, one.observed :], one.canvas[:, :, one.observed :], 1e-5)
+
+
 POLICY: Sequence[Callable[[PolicySpec, Path], None]] = (
     acts_reproducibly,
     goes_on_through_an_episode,
@@ -113,5 +152,6 @@ POLICY: Sequence[Callable[[PolicySpec, Path], None]] = (
     learns,
     comes_back_from_a_folder,
     imagines,
+    imagines_what_follows_from_given_actions,
 )
 """The checks that hold for every policy."""
