@@ -281,7 +281,8 @@ def faults(folder: Path, wanted: Content) -> Iterator[str]:
     found = content_of(folder)
     if len(found) != len(wanted):
         yield f"{len(found)} episodes for {len(wanted)}"
-    for place, (mine, right) in enumerate(zip(found, wanted, strict=False)):
+    both = zip(found, wanted, strict=False)  # another number of episodes is reported above
+    for place, (mine, right) in enumerate(both):
         yield from (f"episode {place}: {why}" for why in _differences(mine, right))
     frames = sum(map(len, found))
     if not found[0].images:

@@ -137,6 +137,7 @@ def _cameras_of(
     """Key of a request -> camera of the environment."""
     cameras = list(robot.cameras)
     if "cameras" not in metadata:
+        # openpi asks for two images at most: a robot may have fewer cameras, and others are unseen.
         return dict(camera_map) or dict(zip(IMAGES, cameras, strict=False))
     views = metadata["cameras"]
     if len(views) == len(cameras) == 1 and not camera_map:

@@ -101,7 +101,8 @@ def _step_chunk(
 
 def _rollout(one: RunningEpisode, keep: bool) -> Rollout:
     """Convert a running episode to a rollout."""
-    happened = zip(one.actions, one.rewards, one.successes, strict=False)  # the end cuts a chunk
+    executed = one.actions[: one.step]  # the end cuts a chunk
+    happened = zip(executed, one.rewards, one.successes, strict=True)
     frames = tuple(Frame(one.seen[step], *what) for step, what in enumerate(happened) if keep)
     return Rollout(
         one.seed,

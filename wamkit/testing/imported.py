@@ -88,7 +88,8 @@ def expect_clear_errors(
     for name in files:
         text = (copied / name).read_text(encoding="utf-8")
         table = strict_yaml.loads(text) if name.endswith(("yaml", "yml")) else json.loads(text)
-        for path, value in zip(list(_paths(table))[::every], odd, strict=False):
+        chosen = list(_paths(table))[::every]
+        for path, value in zip(chosen, odd, strict=False):  # the odd values never end
             (copied / name).write_text(json.dumps(_changed(table, path, value)))
             found = "left out" if value is _LEFT_OUT else f"{value!r}"
             _expect_clear_error(place, options, f"{name}: {'.'.join(map(str, path))} is {found}")
