@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_specs import small_spec
 
 from wamkit.config.registry import registry
-from wamkit.config.spec import PolicySpec, parse
+from wamkit.config.spec import PolicySpec
 from wamkit.errors import WamkitError
 from wamkit.policy.build import build
 from wamkit.policy.observation import random_observation
@@ -32,19 +33,9 @@ CAN: dict[str, dict[str, Any]] = {
 
 
 def spec(name: str, settings: dict[str, Any] | None = None, **changes: Any) -> PolicySpec:
-    raw: dict[str, Any] = {
-        "backbone": {"name": "toy", "depth": 2, "num_heads": 2, "head_dim": 8, "patch_size": 1},
-        "vae": {"name": "pixel_shuffle", "strides": [1, 16, 16]},
-        "text_encoder": {"name": "bytes", "max_length": 16},
-        "action_head": {"name": "mot", "width": 16, "mlp_dim": 32, "state": "token"},
-        "paradigm": {"name": name, **(settings or {})},
-        "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "arm", "size": 2}]},
-        "state": {"size": 2, "normalization": "none"},
-        "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
-        "video": {"num_frames": 3, "frame_stride": 2},
-        "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
-    }
-    return parse({**raw, **changes}).fitted()
+    backbone = {"name": "toy", "depth": 2, "num_heads": 2, "head_dim": 8, "patch_size": 1}
+    paradigm = {"name": name, **(settings or {})}
+    return small_spec(SIZE, **{"backbone": backbone, "paradigm": paradigm, **changes})
 
 
 def made(case: str, **changes: Any) -> Policy:

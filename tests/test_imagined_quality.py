@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_specs import small_spec
 
 from wamkit.cli._imagined import describe_means
-from wamkit.config.spec import PolicySpec, parse
 from wamkit.data import Columns, LeRobotFolder, Samples, split
 from wamkit.errors import WamkitError
 from wamkit.evaluate import image_quality, recorded
@@ -36,30 +35,16 @@ Wamkit = Callable[..., tuple[int, str, str]]
 SIZE = 32
 
 
-def spec(**changes: Any) -> PolicySpec:
-    raw: dict[str, Any] = {
-        "backbone": {"name": "toy", "depth": 1, "num_heads": 2, "head_dim": 8, "patch_size": 1},
-        "vae": {"name": "pixel_shuffle", "strides": [1, 16, 16]},
-        "text_encoder": {"name": "bytes", "max_length": 16},
-        "action_head": {"name": "mot", "width": 16, "mlp_dim": 32, "state": "token"},
-        "paradigm": {"name": "single_pass"},
-        "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "arm", "size": 2}]},
-        "state": {"size": 2, "normalization": "none"},
-        "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
-        "video": {"num_frames": 3, "frame_stride": 2},
-        "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
-    }
-    return parse({**raw, **changes}).fitted()
-
-
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return build(spec())
+    return build(small_spec(SIZE))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("data") / "d", spec(), episodes=4, image_format="image")
+    return record(
+        tmp_path_factory.mktemp("data") / "d", small_spec(SIZE), episodes=4, image_format="image"
+    )
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -177,7 +162,7 @@ def test_the_mean_action_has_an_error_of_one(policy: Policy) -> None:
 
 
 def test_a_policy_without_imagined_frames_is_refused(folder: Path) -> None:
-    blind = build(spec(video={"num_frames": 1}))
+    blind = build(small_spec(SIZE, video={"num_frames": 1}))
     with pytest.raises(WamkitError, match="imagines no frames"):
         evaluate_recorded(blind, Samples(folder, blind.spec))
 
@@ -186,12 +171,12 @@ def test_a_run_is_evaluated_on_what_it_held_out(
     wamkit: Wamkit, folder: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig(steps=1, batch_size=2, val_fraction=0.5, seed=3)
-    train(build(spec()), Data(folder, Columns()), tmp_path / "run", config)
+    train(build(small_spec(SIZE)), Data(folder, Columns()), tmp_path / "run", config)
     code, out, _ = wamkit("eval", tmp_path / "run", "--data", folder, "--json")
     found = json.loads(out)
     assert code == 0 and found["held_out"]
     assert tuple(found["episode_indexes"]) == split(LeRobotFolder(folder), 0.5, 3)[1]
-    other = record(tmp_path / "other", spec(), episodes=3, image_format="image")
+    other = record(tmp_path / "other", small_spec(SIZE), episodes=3, image_format="image")
     policy = tmp_path / "run" / "checkpoints" / "step-000001" / "policy"
     code, out, err = wamkit("eval", policy, "--data", other, "--episodes", 2)
     assert code == 0 and "not known to be held out" in err
@@ -204,7 +189,7 @@ def test_training_measures_what_is_imagined_of_held_out_episodes(
     config = TrainConfig(
         steps=3, batch_size=2, val_fraction=0.5, validate_every=0, validate_imagined_every=2
     )
-    done = train(build(spec()), Data(folder, Columns()), tmp_path / "run", config)
+    done = train(build(small_spec(SIZE)), Data(folder, Columns()), tmp_path / "run", config)
     lines = {
         line["step"]: line["imagined"]
         for line in read_log(tmp_path / "run" / "log.jsonl")
@@ -224,7 +209,7 @@ def test_training_measures_what_is_imagined_of_held_out_episodes(
 def test_training_without_held_out_episodes_measures_nothing(folder: Path, tmp_path: Path) -> None:
     config = TrainConfig(steps=1, batch_size=2, val_fraction=0, validate_imagined_every=1)
     with pytest.raises(WamkitError, match="no episode is held out"):
-        train(build(spec()), Data(folder, Columns()), tmp_path / "run", config)
+        train(build(small_spec(SIZE)), Data(folder, Columns()), tmp_path / "run", config)
 
 
 def test_eval_takes_a_simulator_or_a_data_set(wamkit: Wamkit, folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_specs import actions, small_spec
 
 from wamkit.cli.probe import RANKING, RESPONSE
 from wamkit.config.parts import EnvironmentConfig
@@ -87,23 +88,13 @@ def draw(x: float) -> NDArray[np.uint8]:
 
 
 def spec(**changes: Any) -> PolicySpec:
-    raw: dict[str, Any] = {
-        "backbone": {"name": "toy", "depth": 1, "num_heads": 2, "head_dim": 8, "patch_size": 1},
-        "vae": {"name": "pixel_shuffle", "strides": [1, 16, 16]},
+    tables: dict[str, Any] = {
         "text_encoder": {"name": "bytes", "max_length": 40},
-        "action_head": {"name": "mot", "width": 16, "mlp_dim": 32, "state": "token"},
         "paradigm": {"name": "conditional"},
-        "actions": {
-            "chunk_size": 4,
-            "control_hz": 10,
-            "groups": [{"name": "dx", "size": 1, "kind": "delta", "normalization": "none"}],
-        },
+        "actions": actions("dx", 1, kind="delta", normalization="none"),
         "state": {"size": 1, "normalization": "none"},
-        "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
-        "video": {"num_frames": 3, "frame_stride": 2},
-        "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
     }
-    return parse({**raw, **changes}).fitted()
+    return small_spec(SIZE, **{**tables, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rails import SIZE, Rail, RailEnvironment
+from small_specs import actions, small_spec
 
-from wamkit.config.parts import EnvironmentConfig
-from wamkit.config.spec import PolicySpec, parse
+from wamkit.config.spec import PolicySpec
 from wamkit.data import LeRobotFolder, check
 from wamkit.data.reader import ColumnStore
 from wamkit.errors import WamkitError
 from wamkit.policy.build import build
 from wamkit.policy.policy import Policy
-from wamkit.simulate import EnvObservation, EnvPool, EnvWorker, Robot, Step, choose
+from wamkit.simulate import EnvObservation, EnvPool, EnvWorker, choose
 from wamkit.simulate.compatibility import conflicts, views_of
 from wamkit.simulate.episodes import Rollout
 from wamkit.simulate.metrics import latencies, summary, wilson
@@ -29,84 +30,14 @@ from wamkit.simulate.video import video_frames, write_video
 from wamkit.testing.environment import expect_environment
 from wamkit.testing.parity import same_values
 
-SIZE = 16
-
-
-class Rail(EnvironmentConfig):
-    """A cart on a rail that must come to a goal, for tests."""
-
-    name: Literal["rail"] = "rail"
-    max_steps: int = 12
-    broken: int | None = None
-    """The expert of every so many-th seed goes the wrong way."""
-    near: float = 0.1
-    """How near to the goal is success."""
-    stops_at: int | None = None
-    """A seed at which Ctrl-C is pressed."""
-
-    def build(self) -> RailEnvironment:
-        return RailEnvironment(self)
-
-
-class RailEnvironment:
-    """A place in [-1, 1], moved by the action; success near the goal."""
-
-    def __init__(self, config: Rail) -> None:
-        self.config, self.seen, self.closed = config, 0, False
-        self.robot = Robot({"side": (SIZE, SIZE)}, ("x", "goal"), ("dx",), (-0.25,), (0.25,), 10.0)
-
-    def reset(self, seed: int) -> None:
-        self.seed = seed
-        rng = np.random.default_rng(seed)
-        self.x, self.goal = rng.uniform(-1, -0.5), rng.uniform(0.3, 0.9)
-
-    def see(self) -> EnvObservation:
-        self.seen += 1
-        image = np.zeros((SIZE, SIZE, 3), np.uint8)
-        for place, color in ((self.goal, 1), (self.x, 0)):
-            image[:, int((place + 1) / 2 * (SIZE - 1)), color] = 255
-        return EnvObservation(
-            {"side": image}, np.array([self.x, self.goal], np.float32), "go to the goal"
-        )
-
-    def step(self, action: NDArray[np.float32]) -> Step:
-        if self.seed == self.config.stops_at:
-            raise KeyboardInterrupt
-        self.x = float(np.clip(self.x + action[0], -1, 1))
-        return Step(-abs(self.x - self.goal), abs(self.x - self.goal) < self.config.near)
-
-    def expert(self, seed: int) -> RailExpert:
-        return RailExpert(self.config.broken is not None and seed % self.config.broken == 0)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class RailExpert:
-    """Goes to the goal, or away from it."""
-
-    def __init__(self, lost: bool) -> None:
-        self.sign = -1 if lost else 1
-
-    def act(self, seen: EnvObservation) -> NDArray[Any]:
-        return np.array([self.sign * (seen.state[1] - seen.state[0])])
-
 
 def spec(**changes: Any) -> PolicySpec:
     """A policy for the rail: smallest parts, random weights."""
-    raw: dict[str, Any] = {
-        "backbone": {"name": "toy", "depth": 1, "num_heads": 2, "head_dim": 8, "patch_size": 1},
-        "vae": {"name": "pixel_shuffle", "strides": [1, 8, 8]},
-        "text_encoder": {"name": "bytes", "max_length": 16},
-        "action_head": {"name": "mot", "width": 16, "mlp_dim": 32, "state": "token"},
-        "paradigm": {"name": "single_pass"},
-        "actions": {"chunk_size": 4, "control_hz": 10, "groups": [{"name": "dx", "size": 1}]},
-        "state": {"size": 2, "normalization": "none"},
-        "cameras": {"views": [{"name": "side", "size": [SIZE, SIZE]}]},
+    tables: dict[str, Any] = {
+        "actions": actions("dx", 1),
         "video": {"num_frames": 2, "frame_stride": 4},
-        "schedules": {"action": {"steps": 2}, "video": {"steps": 2}},
     }
-    return parse({**raw, **changes}).fitted()
+    return small_spec(SIZE, **{**tables, **changes})
 
 
 @pytest.fixture(scope="module")
