@@ -13,6 +13,7 @@ from test_cli_simulate import saved as saved
 
 from wamkit.cli._real_time import RealTimeOptions, parse_real_time
 from wamkit.errors import WamkitError
+from wamkit.testing.fixtures import spec_with, with_overrides
 
 Wamkit = Callable[..., tuple[int, str, str]]
 PUSHT = pytest.mark.skipif(find_spec("gym_pusht") is None, reason="gym-pusht is missing")
@@ -43,6 +44,15 @@ def test_no_delay_is_the_same_as_a_world_that_waits(wamkit: Wamkit, saved: Path)
     late = ("--real-time", "--delay-ms", "0", "--prefix-mode", "none")
     real = json.loads(wamkit("eval", saved, *FEW, *late, "--json")[1])
     assert real["return"] == plain["return"] and real["real_time"]["delay_steps"]["max"] == 0
+
+
+def test_a_policy_with_a_memory_is_refused_before_its_weights_are_loaded() -> None:
+    names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
+    spec = with_overrides(spec_with(**names))
+    late = parse_real_time(True, "100", "replace", "auto")
+    assert late is not None
+    (conflict,) = late.conflicts(spec, spec.actions.chunk_size)
+    assert "remembers what was executed" in conflict.why and "--real-time" in conflict.hint
 
 
 @pytest.mark.parametrize(

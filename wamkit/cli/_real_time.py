@@ -55,14 +55,23 @@ class RealTimeOptions:
         return self.prefix
 
     def conflicts(self, spec: PolicySpec, execute_steps: int) -> Iterator[Conflict]:
-        """Yield why usual delays do not fit the chunks: d <= s <= H - d must hold, in actions.
+        """Yield why chunks cannot come late: they are remembered, or delays do not fit them.
 
-        Spikes may be longer: meanwhile the robot stands still, which is counted.
+        Of usual delays d <= s <= H - d must hold, in actions. Spikes may be longer: meanwhile the
+        robot stands still, which is counted.
         """
         from ..config.parts import Conflict
         from ..config.prefix import timing_fault
         from ..runtime.latency import delay_steps
 
+        if spec.paradigm.build().stateful:
+            yield Conflict(
+                between=("--real-time", "paradigm.name"),
+                why=f"{spec.paradigm.name} remembers what was executed chunk by chunk, and chunks "
+                "that come late have no such order",
+                hint="leave --real-time out",
+            )
+            return
         size, hz = spec.actions.chunk_size, spec.actions.control_hz
         delay = delay_steps(self.high / 1000, hz)
         why = timing_fault(delay, execute_steps, size)
