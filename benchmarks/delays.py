@@ -238,7 +238,7 @@ def gathered(place: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def report(asked: Any) -> None:
-    """Print the tables, and draw success and jump over the delay."""
+    """Print the tables, and draw success, reward and jump over the delay."""
     found = {
         name: list(gathered(asked.out / name)) for name in WORLDS if (asked.out / name).is_dir()
     }
@@ -259,7 +259,7 @@ def report(asked: Any) -> None:
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
-    """A column for each environment: success above, the jump at seams below."""
+    """A column for each environment: success, mean reward, and the jump at seams."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -267,27 +267,33 @@ def draw(found: dict[str, Any], file: Path) -> None:
 
     matplotlib.rcParams["svg.hashsalt"] = "wamkit"
     figure, axes = pyplot.subplots(
-        2, len(found), figsize=(4.6 * len(found), 6), sharex=True, squeeze=False
+        3, len(found), figsize=(4.6 * len(found), 8), sharex=True, squeeze=False
     )
     for column, (name, rows) in enumerate(found.items()):
-        above, below = axes[:, column]
+        success, reward, seam = axes[:, column]
         for index, mode in enumerate(MODES):
             points = [(delay, one) for kind, delay, one in rows if kind == mode]
             across = [delay + 0.08 * (index - 1.5) for delay, _ in points]
             rates = [100 * one["rate"] for _, one in points]
             ends = [[100 * abs(end - one["rate"]) for end in one["interval"]] for _, one in points]
             bars = list(zip(*ends, strict=True))
-            style = {"marker": "o", "markersize": 4, "color": f"C{index}", "label": mode}
-            above.errorbar(across, rates, yerr=bars, capsize=2, linewidth=1.2, **style)
-            below.plot(across, [one["jump"] for _, one in points], linewidth=1.2, **style)
-        above.set_title(name)
-        above.set_ylim(-2, 102)
-        below.set_ylim(bottom=0)
-        below.axhline(1, color="0.7", linewidth=0.8, zorder=0)
-        below.set_xlabel("delay, actions")
-    axes[0, 0].set_ylabel("success, %")
-    axes[1, 0].set_ylabel("jump at seams, within chunks = 1")
-    axes[0, -1].legend(fontsize=8)
+            style = {"marker": "o", "markersize": 4, "color": f"C{index}", "linewidth": 1.2}
+            success.errorbar(across, rates, yerr=bars, capsize=2, label=mode, **style)
+            for axis, key in ((reward, "reward"), (seam, "jump")):
+                axis.plot(across, [one[key] for _, one in points], label=mode, **style)
+        success.set_title(name)
+        success.set_ylim(-2, 102)
+        for axis in (reward, seam):
+            axis.set_ylim(bottom=0)
+        seam.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+        seam.set_xlabel("delay, actions")
+    for axis, label in zip(
+        axes[:, 0],
+        ("success, %", "mean reward", "jump at seams over that within"),
+        strict=True,
+    ):
+        axis.set_ylabel(label)
+    axes[-1, -1].legend(fontsize=8)
     for one in axes.flat:
         one.grid(alpha=0.3)
     figure.tight_layout()
