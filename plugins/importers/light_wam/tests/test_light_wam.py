@@ -27,8 +27,6 @@ from wamkit.config.spec import parse, read
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import Text
-from wamkit.policy.actions import ActionSpace, StateSpace, Statistics
-from wamkit.policy.cameras import CameraLayout
 from wamkit.policy.importing import plan_import
 from wamkit.policy.losses import modality_loss
 from wamkit.policy.observation import Batch, Observation
@@ -264,33 +262,6 @@ def test_a_run_from_images_gives_the_published_actions_in_physical_units(
     chunk = policy.act(observation, seed=0)
     error = difference(chunk.values[0], record["run/action"])
     assert error <= LightWAM.verified["run"], error
-
-
-def image_of(camera: int) -> Tensor:
-    """The image [3, 480, 640] of a camera in `data/make_light_wam_robotwin.py`."""
-    y, x, c = torch.meshgrid(*(torch.arange(n) for n in (480, 640, 3)), indexing="ij")
-    image = (7 * y + 3 * x + 31 * c + (x * y) // 90 + 50 * camera) % 256
-    return image.to(torch.uint8).permute(2, 0, 1)
-
-
-def test_on_robotwin_images_and_values_become_what_they_are_there() -> None:
-    with safe_open(RECORD.parent / "light_wam_robotwin.safetensors", framework="pt") as file:
-        record = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    spec = parse(ROBOTWIN)
-    views = [view.name for view in spec.cameras.views]
-    images = {view: image_of(i)[None, None] for i, view in enumerate(views)}
-    canvas = CameraLayout(spec.cameras).canvas(images)[0, :, 0, ::8, ::8]
-    errors = {"canvas": difference(canvas, record["canvas"])}
-    known = {
-        kind: Statistics(**{k: tuple(v.tolist()) for k, v in rows.items()})
-        for kind in ("action", "state")
-        if (rows := tables(record, f"statistics/{kind}/"))
-    }
-    state = StateSpace(spec.state, known["state"]).encode(record["state"][None])[0]
-    errors["state"] = difference(state, record["state_normalized"])
-    actions = ActionSpace(spec.actions, known["action"]).decode(record["values"][None], None)[0]
-    errors["actions"] = difference(actions, record["actions"])
-    assert max(errors.values()) <= LightWAM.verified["inputs"], errors
 
 
 @pytest.mark.parametrize(
