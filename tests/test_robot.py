@@ -203,6 +203,21 @@ def test_whole_levels_are_cut_down_as_torch_casts() -> None:
     same_values((canvas + 1) * 127.5, (resized * 255).to(torch.uint8).float(), 1e-6)
 
 
+def test_the_resize_of_opencv_is_the_same_to_the_last_bit() -> None:
+    image = (torch.arange(35).view(1, 1, 5, 7) ** 2 * 37 % 256).to(torch.uint8).expand(1, 3, 5, 7)
+    found = fit_to_view(image, View(name="a", size=(8, 5), rounding="opencv", antialias=False))
+    # cv2.resize(image, (5, 8)) of OpenCV 4.10
+    expected = [
+        [7, 103, 77, 111, 73], [17, 117, 94, 131, 97], [34, 129, 121, 157, 132],
+        [74, 78, 172, 149, 161], [127, 89, 155, 138, 155], [193, 161, 72, 124, 114],
+        [139, 112, 157, 76, 69], [92, 68, 229, 40, 36],
+    ]  # fmt: skip
+    assert torch.equal(((found[0, 0] + 1) * 127.5).round(), torch.tensor(expected).float())
+    for changes in ({"antialias": True}, {"filter": "bicubic"}, {"center_crop": 0.9}):
+        with pytest.raises(ValueError, match="between the nearest pixels"):
+            View(name="a", rounding="opencv", **{"antialias": False, **changes})
+
+
 def test_repeated_columns_and_averaged_squares_follow_the_resize() -> None:
     rng = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 8, 8, generator=rng)

@@ -193,9 +193,10 @@ class View(Section):
     center_crop: float = Field(1.0, gt=0, le=1)
     """Share of the area that is cut from the center after the resize, and resized to `size` again,
     bilinear: the mean of the random crops that a policy learned from. 1 cuts nothing."""
-    rounding: Literal["none", "uint8", "floor"] = "none"
+    rounding: Literal["none", "uint8", "opencv", "floor"] = "none"
     """`uint8`: images are 8-bit between all steps, and resized by Pillow, which rounds after each
-    axis; systems whose evaluation resizes 8-bit images need it. `floor`: they are cut down to whole
+    axis; systems whose evaluation resizes 8-bit images need it. `opencv`: the same by OpenCV, whose
+    fixed-point numbers round otherwise (GE-Act on CALVIN). `floor`: they are cut down to whole
     levels once, after the resize, as torch casts (DreamZero)."""
     antialias: bool = True
     """Whether the resize averages all pixels of a larger image; without it, bilinear between the
@@ -229,6 +230,13 @@ class View(Section):
                 "images that are 8-bit between all steps are resized by Pillow, which averages; "
                 "leave antialias or rounding out"
             )
+        if self.rounding == "opencv" and (
+            self.antialias or self.filter != "bilinear" or self.center_crop < 1
+        ):
+            raise ValueError(
+                'rounding = "opencv" is a resize between the nearest pixels: set antialias = false '
+                "and leave filter and center_crop out"
+            )
         if self.jpeg is not None and self.recorded_size is not None and not self.antialias:
             raise ValueError(
                 "an image that becomes a JPEG is resized to recorded_size by Pillow, which "
@@ -250,7 +258,7 @@ class View(Section):
     @property
     def is_8bit(self) -> bool:
         """Whether its images pass 8-bit steps, on the host."""
-        return self.jpeg is not None or self.rounding == "uint8"
+        return self.jpeg is not None or self.rounding in ("uint8", "opencv")
 
     @field_validator("size", "recorded_size")
     @classmethod

@@ -1,8 +1,8 @@
 """One view's images on their way to the canvas.
 
 Steps run in the order rotate, flip, center share, recorded size, JPEG, fit, resize, center crop,
-repeated columns, averaged squares: on floats in [-1, 1] or, under `rounding = "uint8"`, on 8-bit
-images on the host, with Pillow where it decides about the last bit.
+repeated columns, averaged squares: on floats in [-1, 1] or, where `rounding` says so, on 8-bit
+images on the host, with what decides about the last bit: Pillow, or OpenCV's arithmetic.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config.robot import View
 from ..files.images import open_image
+from .opencv_resize import resize_by_opencv
 
 
 def fit_to_view(image: Tensor, view: View) -> Tensor:
@@ -139,9 +140,11 @@ def _resize(image: Tensor, size: tuple[int, int], view: View) -> Tensor:
 
 
 def _resize_8bit(image: Tensor, size: tuple[int, int], view: View) -> Tensor:
-    """8-bit images [B, 3, h, w] resized by Pillow, which rounds between its two passes."""
+    """8-bit images [B, 3, h, w] resized, by Pillow with a rounding between its two passes."""
     if image.shape[-2:] == size:
         return image
+    if view.rounding == "opencv":
+        return resize_by_opencv(image, size)
     kinds = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     kind, (height, width) = kinds[view.filter], size
     return _by_pillow(image, lambda one: one.resize((width, height), kind))
