@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from wamkit_ge_act import GEAct
 from wamkit_ge_act.specs import RELEASES
 
@@ -44,24 +43,6 @@ DATA = Path(__file__).parent / "data"
 EXAMPLES = Path(__file__).parents[4] / "examples"
 VERIFIED = GEAct.verified
 VIEWS, OBSERVED, FUTURE, ACTION = 2, 4, 2, 3
-PATCH, STRIDE = 16, (8, 32, 32)
-
-
-class LinearVAE(nn.Module):
-    """A VAE for records that only encodes: a latent sees its last image, as 2 x 2 mean colors."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        self.matrix = nn.Parameter(matrix, requires_grad=False)  # [C, 12]
-        self.channels, self.stride = len(matrix), STRIDE
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, 1 + 8 k, H, W] to latents [B, C, 1 + k, H / 32, W / 32]."""
-        last = pixels[:, :, :: STRIDE[0]]
-        flat = F.avg_pool2d(last.transpose(1, 2).flatten(0, 1), PATCH)  # [B T, 3, H / 16, W / 16]
-        blocks = F.pixel_unshuffle(flat, STRIDE[1] // PATCH)  # [B T, 12, H / 32, W / 32]
-        z = (self.matrix @ blocks.flatten(2)).unflatten(2, blocks.shape[2:])
-        return z.unflatten(0, (len(pixels), -1)).transpose(1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +104,16 @@ def statistics_rows(low: list[float], high: list[float]) -> dict[str, list[float
 
 
 @pytest.fixture(scope="module")
-def policy(record: dict[str, Tensor], checkpoint: Path, tmp_path_factory: Any) -> Policy:
+def policy(
+    record: dict[str, Tensor], checkpoint: Path, tmp_path_factory: Any, linear_vae: Any
+) -> Policy:
     """The imported policy, with the text encoder and the VAE of the record."""
     plan = plan_import(checkpoint, None, TINY)
     assert plan.dropped == {}
     folder = plan.write(tmp_path_factory.mktemp("imported") / "policy", random_parts=True)
     policy = Policy.load(folder)
     policy.text_encoder.load_state_dict(part(record, "text/"))  # type: ignore[attr-defined]
-    policy.vae = LinearVAE(record["vae"])
+    policy.vae = linear_vae(record["vae"])
     return policy
 
 

@@ -73,11 +73,13 @@ NOTES: Mapping[str, tuple[str, ...]] = {
         "Cameras show what the training data show: the simulator's images turned by 180 degrees.",
         "Published evaluation: 8 of 36 actions are executed.",
     ),
-    "calvin": ("Published evaluation: the gripper's action is rounded to -1 or 1.",),
+    "calvin": (
+        "Published evaluation: 8 of 54 actions are executed; the gripper's is rounded to -1 or 1.",
+    ),
 }
 MEMORY = (
     "The 4 observed images are memory: the present one last; before it older ones, at the start "
-    "the first image. Published: 10 steps apart on CALVIN; on LIBERO renewed every 24 steps, so "
+    "the first image. Published: 8 steps apart on CALVIN; on LIBERO renewed every 24 steps, so "
     "that the youngest of them is 8 to 24 steps old (video.observed_stride)."
 )
 
@@ -202,7 +204,8 @@ def _with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
                 "expected names of cameras and [height, width]",
                 "copy the file again",
             )
-        over["cameras"] = {"views": [{"name": n, "size": size} for n in names]}
+        kept = spec["cameras"]["views"][0]  # how images are resized is in no file
+        over["cameras"] = {"views": [{**kept, "name": n, "size": size} for n in names]}
     if "noise_to_first_frame" in settings:
         over["paradigm"] = {"context_noise": settings["noise_to_first_frame"]}
     action: dict[str, Any] = {}

@@ -52,10 +52,11 @@ def _robot(pose: int, state: int) -> dict[str, Any]:
     }
 
 
-def _views(*names: str) -> dict[str, Any]:
+def _views(*names: str, **steps: Any) -> dict[str, Any]:
+    """Cameras, and more keys of every view."""
     return {
         "layout": "clip_per_view",
-        "views": [{"name": name, "size": [256, 256]} for name in names],
+        "views": [{"name": name, "size": [256, 256], **steps} for name in names],
     }
 
 
@@ -71,7 +72,9 @@ CALVIN: dict[str, Any] = {
     **_COMMON,
     "actions": {"chunk_size": 54, "control_hz": 30, **_robot(6, 15)},
     "state": {"size": 15, **_STATE},
-    "cameras": _views("observation.images.top", "observation.images.wrist"),
-    "video": {**_COMMON["video"], "frame_stride": 6, "observed_stride": 10},
+    "cameras": _views(
+        "observation.images.top", "observation.images.wrist", rounding="opencv", antialias=False
+    ),
+    "video": {**_COMMON["video"], "frame_stride": 6, "observed_stride": 8},
 }
 RELEASES: dict[str, dict[str, Any]] = {"libero": LIBERO, "calvin": CALVIN}

@@ -2,7 +2,7 @@
 
 Run it inside a checkout of https://github.com/AgibotTech/Genie-Envisioner (commit 7e007c7), as
 `PYTHONPATH=.:TESTS python TESTS/data/make_ge_act_tiny.py OUT.safetensors` with TESTS the folder of
-`test_ge_act.py`, and with torch, diffusers, einops and wamkit. All is computed in float64 on a CPU,
+`conftest.py`, and with torch, diffusers, einops and wamkit. All is computed in float64 on a CPU,
 and the network once more in float32. The authors' code: the network, one training step (the
 statements of the loop in `runner/ge_trainer.py`), the pipeline, and `InferenceLibero.play` of
 `experiments/eval_libero.py`. Not theirs: the VAE (`LinearVAE`), the text encoder (wamkit's bytes),
@@ -21,8 +21,9 @@ from unittest.mock import MagicMock
 
 import torch
 from safetensors.torch import save_file
-from test_ge_act import STRIDE, LinearVAE
 from torch import Tensor, nn
+
+from conftest import STRIDE, LinearVAE
 
 for name in ("libero", "libero.libero", "libero.libero.benchmark", "torch.utils.tensorboard"):
     sys.modules[name] = MagicMock()
@@ -46,12 +47,13 @@ CHANNELS, TEXT, LAYERS = 128, 12, 4
 PROMPT = "put it there"
 
 
-def build() -> LTXVideoTransformer3DModel:
+def build(size: int = ACTION + STATE) -> LTXVideoTransformer3DModel:
+    """The network with random weights in bfloat16, for vectors of `size` values a step."""
     torch.manual_seed(0)
     net = LTXVideoTransformer3DModel(
         in_channels=CHANNELS, out_channels=CHANNELS, num_attention_heads=2, attention_head_dim=10,
         cross_attention_dim=20, num_layers=LAYERS, caption_channels=TEXT, action_expert=True,
-        action_in_channels=ACTION + STATE, action_out_channels=ACTION + STATE,
+        action_in_channels=size, action_out_channels=size,
         action_num_attention_heads=2, action_attention_head_dim=4,
     )  # fmt: skip
     rng = torch.Generator().manual_seed(0)
