@@ -19,7 +19,7 @@ from wamkit_wan.vae import WAN21, WanVAE, tiny
 from wamkit_wan.vae_weights import LAYOUTS
 
 from wamkit.interfaces.types import Text
-from wamkit.policy.importing import plan_import
+from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.policy import Policy
 
 DATA = Path(__file__).parent / "data"
@@ -106,9 +106,17 @@ def adapted(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoint(
-    record: dict[str, Tensor], folder: Path, *, guided: bool = True, lora: bool = False
+    record: dict[str, Tensor],
+    folder: Path,
+    *,
+    guided: bool = True,
+    lora: bool = False,
+    facts: dict[str, Any] | None = None,
 ) -> Path:
-    """A folder as it is released: every tensor name, in two files, with settings and statistics."""
+    """A folder as it is released: every tensor name, in two files, with settings and statistics.
+
+    `facts` are its `metadata.json`, those of DROID if left out.
+    """
     start, shape = "weights/", clip_shape(16)
     state = {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
     if not guided:
@@ -143,7 +151,8 @@ def checkpoint(
     settings |= {"lora_rank": 2, "lora_alpha": 3}
     (folder / "config.json").write_text(json.dumps({"action_head_cfg": {"config": settings}}))
     (folder / "experiment_cfg").mkdir(exist_ok=True)
-    (folder / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata(record)))
+    facts = metadata(record) if facts is None else facts
+    (folder / "experiment_cfg" / "metadata.json").write_text(json.dumps(facts))
     return folder
 
 
@@ -164,8 +173,13 @@ def built(record: dict[str, Tensor], folder: Path, *, guided: bool = True) -> Po
     """The policy that is imported from such a folder, with recorded parts around the network."""
     options = [*SIZES, *(f"cameras.views.{i}.{size}" for i, size in enumerate(SMALL[guided]))]
     options += () if guided else (f"cameras.views.{i}.average=2" for i in range(3))
-    plan = plan_import(checkpoint(record, folder / "released", guided=guided), None, options)
-    policy = Policy.load(plan.write(folder / "policy", random_parts=True))
+    released = checkpoint(record, folder / "released", guided=guided)
+    return equipped(plan_import(released, None, options), folder / "policy")
+
+
+def equipped(plan: ImportPlan, folder: Path) -> Policy:
+    """The policy of a plan, with the parts of the record around the network."""
+    policy = Policy.load(plan.write(folder, random_parts=True))
     fill(policy.text_encoder, 13)  # type: ignore[arg-type]
     policy.conditioner = fill(ImageEncoder(Shape(16, layers=2, heads=2)), 12)  # type: ignore[assignment]
     encode = policy.text_encoder.encode  # padding is zeros, and attended, as with UMT5

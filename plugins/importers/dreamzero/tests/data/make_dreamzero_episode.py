@@ -97,9 +97,13 @@ class Video(nn.Module):
 
 
 def policy_head(
-    model: dit.CausalWanModel, parts: dict[str, Any], noise: dict[str, Tensor], canvas: int | None
+    model: dit.CausalWanModel,
+    parts: dict[str, Any],
+    noise: dict[str, Tensor],
+    canvas: int | None,
+    slots: int = ACTION,
 ) -> Any:
-    """`WANPolicyHead` around the tiny network."""
+    """`WANPolicyHead` around the tiny network, for `slots` values of an action."""
     head_module.instantiate = lambda part: part
     head_module.ensure_file = lambda *_, **__: "."
     torch.load = lambda *_, **__: {}  # type: ignore[assignment]
@@ -108,7 +112,7 @@ def policy_head(
         tile_stride_width=16, num_frame_per_block=FRAMES, hidden_size=20, lora_rank=4,
         num_frames=1 + 4 * FRAMES * BLOCKS, lora_alpha=4, lora_target_modules="q",
         init_lora_weights="kaiming", train_architecture="full", use_gradient_checkpointing=False,
-        input_embedding_dim=WIDTH, action_dim=ACTION, action_horizon=STEPS,
+        input_embedding_dim=WIDTH, action_dim=slots, action_horizon=STEPS,
         num_inference_timesteps=4, noise_beta_alpha=1.5, noise_beta_beta=1.0,
         video_noise_beta_alpha=3.0, video_noise_beta_beta=1.0, high_noise_beta_alpha=3.0,
         tune_projector=True, tune_diffusion_model=True, defer_lora_injection=False,

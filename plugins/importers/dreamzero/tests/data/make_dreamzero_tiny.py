@@ -46,14 +46,20 @@ def unguided(model: dit.CausalWanModel, text_len: int, frame_seqlen: int) -> dit
     return other
 
 
-def network(text_len: int, frame_seqlen: int = 4, model_type: str = "i2v") -> dit.CausalWanModel:
+def network(
+    text_len: int,
+    frame_seqlen: int = 4,
+    model_type: str = "i2v",
+    slots: tuple[int, int] = (ACTION, STATE),
+) -> dit.CausalWanModel:
+    """The network with random weights, for so many values of an action and of a state."""
     torch.manual_seed(0)
     model = dit.CausalWanModel(
         model_type=model_type, frame_seqlen=frame_seqlen, text_len=text_len,
         in_dim=36 if model_type == "i2v" else 16, dim=WIDTH, ffn_dim=32,
         concat_first_frame_latent=model_type == "i2v",
         text_dim=TEXT, out_dim=16, num_heads=2, num_layers=2, max_chunk_size=BLOCKS,
-        num_frame_per_block=FRAMES, action_dim=ACTION, max_state_dim=STATE, hidden_size=20,
+        num_frame_per_block=FRAMES, action_dim=slots[0], max_state_dim=slots[1], hidden_size=20,
         num_action_per_block=STEPS,
     )  # fmt: skip
     rng = torch.Generator().manual_seed(0)
