@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 import wamkit as package
 from wamkit import Observation, WamkitError
-from wamkit.config.robot import CameraConfig, View
+from wamkit.config.cameras import CameraConfig, View
 from wamkit.data import LeRobotFolder, Samples, check
 from wamkit.data.encoding import precompute
 from wamkit.data.video import Video, pyav

@@ -13,8 +13,8 @@ from torch import Tensor
 import wamkit
 from wamkit.acceleration.compile_modules import as_written, compile_encoder
 from wamkit.acceleration.vae_graph import record_encoder
+from wamkit.config.cameras import CameraConfig
 from wamkit.config.registry import registry
-from wamkit.config.robot import CameraConfig
 from wamkit.errors import WamkitError
 from wamkit.policy.policy import Policy
 from wamkit.testing.fixtures import observation, spec_with

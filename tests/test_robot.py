@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from wamkit import Observation, WamkitError
-from wamkit.config.robot import ActionConfig, ActionGroup, CameraConfig, StateConfig, View
+from wamkit.config.cameras import CameraConfig, View
+from wamkit.config.robot import ActionConfig, ActionGroup, StateConfig
 from wamkit.policy.actions import ActionSpace, StateSpace, Statistics, read_statistics
 from wamkit.policy.cameras import CameraLayout
 from wamkit.policy.view_steps import fit_to_view

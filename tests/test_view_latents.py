@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wamkit import check
-from wamkit.config.robot import CameraConfig, View
+from wamkit.config.cameras import CameraConfig, View
 from wamkit.config.spec import parse
 from wamkit.policy.clips import decode_latents, encode_canvas
 from wamkit.policy.view_steps import fit_to_view

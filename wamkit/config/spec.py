@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_m
 from ..errors import SpecError, WamkitError, did_you_mean, shortened
 from ..files.documents import read_table
 from ..files.paths import expand_home
+from .cameras import CameraConfig
 from .configs import config_conflicts
 from .describe import describe
 from .extends import EXTENDS, START, UNSET, Extended, refuse_extends, resolve_extends
@@ -34,7 +35,7 @@ from .parts import (
     VAEConfig,
 )
 from .registry import registry
-from .robot import ActionConfig, CameraConfig, StateConfig, VideoConfig
+from .robot import ActionConfig, StateConfig, VideoConfig
 from .seeds import MOST
 from .trust import expect_trusted
 from .values import Table

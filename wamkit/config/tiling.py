@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .robot import CameraConfig, View
+    from .cameras import CameraConfig, View
 
 Size = tuple[int, int]
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config.robot import CameraConfig, View
+from ..config.cameras import CameraConfig, View
 from ..engine.device import to_device
 from ..errors import WamkitError, did_you_mean
 from .view_steps import fit_to_view

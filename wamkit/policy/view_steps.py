@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..config.robot import View
+from ..config.cameras import View
 from ..files.images import open_image
 from .opencv_resize import resize_by_opencv
 

@@ -11,12 +11,13 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from ...config.alternatives import backbones_with_views
+from ...config.cameras import CameraConfig
 from ...config.check import check, missing_files, warnings_of
 from ...config.compositions import default
 from ...config.parts import KINDS, ActionHeadConfig, HeadContext, Part
 from ...config.programs import level_conflicts
 from ...config.registry import registry
-from ...config.robot import ActionConfig, CameraConfig, StateConfig, VideoConfig
+from ...config.robot import ActionConfig, StateConfig, VideoConfig
 from ...config.spec import PolicySpec
 from ...config.trained import naming_hint, strange_text_encoder, strange_vae
 from ...files.install import install_hint

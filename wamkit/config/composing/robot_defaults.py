@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..cameras import CameraConfig
 from ..parts import BackboneConfig, ParadigmConfig, VAEConfig
-from ..robot import ActionConfig, CameraConfig
+from ..robot import ActionConfig
 from ..tiling import nearest_multiple
 from .draft import Draft
 

@@ -28,9 +28,9 @@ def header() -> str:
 
 
 def test_the_readme_has_the_commands_of_the_example_in_one_line() -> None:
-    words = header().replace("; do\n  ", "; do ").replace("\ndone\n", "; done && ")
+    expected = header().replace("; do\n  ", "; do ").replace("\ndone\n", "; done && ")
     (line,) = re.findall(r"^    (for task in .*)", (ROOT / "README.md").read_text(), re.M)
-    assert line.split() == words.replace("\n", " && ").split()
+    assert line.split() == expected.replace("\n", " && ").split()
 
 
 @pytest.mark.skipif(

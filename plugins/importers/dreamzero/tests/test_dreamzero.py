@@ -17,8 +17,8 @@ from wamkit_dreamzero import DreamZero
 from wamkit_dreamzero.specs import PROMPTS, cameras
 
 import wamkit.interfaces.paradigm as interface
+from wamkit.config.cameras import CameraConfig
 from wamkit.config.prompts import fill_template
-from wamkit.config.robot import CameraConfig
 from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.streams import embed_video

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from wamkit.config.cameras import CameraConfig, View
 from wamkit.config.parts import Conflict
-from wamkit.config.robot import CameraConfig, VideoConfig, View
+from wamkit.config.robot import VideoConfig
 from wamkit.config.spec import PolicySpec
 
 from .lerobot import UNCLIPPED

@@ -22,7 +22,8 @@ from wamkit.checkpoints.files import Entry
 from wamkit.checkpoints.hydra_config import HydraConfig
 from wamkit.checkpoints.robot_run import SCALING
 from wamkit.checkpoints.source import Source
-from wamkit.config.robot import CameraConfig, Scaling
+from wamkit.config.cameras import CameraConfig
+from wamkit.config.robot import Scaling
 from wamkit.config.spec import parse, read
 from wamkit.engine.passes import PassRunner
 from wamkit.errors import WamkitError
