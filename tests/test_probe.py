@@ -30,9 +30,9 @@ from wamkit.evaluate.sheets import write_sheet
 from wamkit.policy.build import build
 from wamkit.policy.observation import Imagined, Observation
 from wamkit.policy.policy import Policy
-from wamkit.runtime.holding import hold_action
 from wamkit.simulate import EnvObservation, EnvPool, Robot, Step
 from wamkit.simulate.branching import branch
+from wamkit.simulate.holding import hold_action
 from wamkit.testing.parity import same_values
 
 Wamkit = Callable[..., tuple[int, str, str]]

@@ -15,8 +15,8 @@ from wamkit.config.robot import ActionConfig
 from wamkit.config.spec import parse
 from wamkit.errors import WamkitError
 from wamkit.runtime import SimulatedDelay
-from wamkit.runtime.holding import hold_action
 from wamkit.simulate.environment import EnvObservation, choose
+from wamkit.simulate.holding import hold_action
 from wamkit.simulate.policy_runner import RunningEpisode
 from wamkit.simulate.real_time import RealTimeRunner
 from wamkit.testing.fixtures import spec_with, with_overrides

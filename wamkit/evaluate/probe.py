@@ -27,11 +27,11 @@ from ..config.spec import PolicySpec
 from ..errors import WamkitError
 from ..policy.observation import Imagined, Observation
 from ..policy.policy import Policy
-from ..runtime.holding import hold_action
 from ..simulate.branching import Branch, branch
 from ..simulate.env_pool import EnvPool
 from ..simulate.environment import EnvObservation
 from ..simulate.episodes import Rollout
+from ..simulate.holding import hold_action
 from ..simulate.policy_runner import to_observation
 from .candidates import Actions, candidates
 from .counterfactual import over_contexts, ranking, response

@@ -29,9 +29,9 @@ from ..policy.action_prefix import ActionPrefix
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..policy.seams import Smoothness, measure_runs
-from ..runtime.holding import hold_action
 from ..runtime.latency import LatencyWindow, SimulatedDelay, delay_steps
 from ..runtime.merging import MERGES, append, jump
+from .holding import hold_action
 from .policy_runner import PolicyRunner, RunningEpisode
 
 Actions = NDArray[np.float32]
