@@ -250,7 +250,7 @@ def report(asked: Any) -> None:
         for mode, delay, one in rows:
             low, high = one["interval"]
             line = [mode, delay, one["seeds"], f"{one['solved']} of {one['total']}"]
-            line += [f"{low:.0%} to {high:.0%}", f"±{one['spread']:.0%}", f"{one['reward']:.2f}"]
+            line += [f"{low:.0%} to {high:.0%}", f"±{one['spread']:.0%}", f"{one['reward']:.3f}"]
             line += [f"{one['jump']:.2f}x", f"{one['jerk']:.2f}x"]
             print("| " + " | ".join(map(str, line)) + " |")
     if asked.plot is not None:
