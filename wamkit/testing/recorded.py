@@ -1,16 +1,28 @@
-"""Run a policy with noise that was recorded, to compare it with another implementation."""
+"""Read what another implementation computed, and run a policy with the noise it had."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..engine.noise_schedule import SubsetGenerator
 from ..policy import preprocessing
 from ..policy.observation import ActionChunk, Observation
 from ..policy.policy import Policy
+
+
+def read_record(file: Path, start: str = "") -> dict[str, Tensor]:
+    """As `part_of`, of a safetensors file."""
+    return part_of(load_file(file), start)
+
+
+def part_of(record: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `start`, by the rest of their names."""
+    return {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
 
 
 class RecordedNoise(SubsetGenerator):

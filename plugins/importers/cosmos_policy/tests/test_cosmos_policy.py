@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors import safe_open
 from torch import Tensor
 from wamkit_cosmos_policy import CosmosPolicy
 from wamkit_cosmos_policy.specs import SPECS
@@ -40,6 +39,7 @@ from wamkit.policy.precomputed_text import store
 from wamkit.policy.preprocessing import canvas_of, inference_inputs, training_inputs
 from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, same_values, to_float64
+from wamkit.testing.recorded import read_record
 
 RECORD = Path(__file__).parent / "data" / "cosmos_policy_tiny.safetensors"
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
@@ -75,8 +75,7 @@ PARTS = ("action", "video", "next_state", "value")
 
 def load_record() -> dict[str, Tensor]:
     """All tensors of the record by name."""
-    with safe_open(RECORD, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return read_record(RECORD)
 
 
 def tiny_spec(example: str, *overrides: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from wamkit_cosmos_policy import CosmosPolicy
 
@@ -31,7 +30,7 @@ from wamkit.policy.policy import Policy
 from wamkit.policy.precomputed_text import store
 from wamkit.policy.preprocessing import canvas_of
 from wamkit.testing.parity import float64, to_float64
-from wamkit.testing.recorded import RecordedNoise, act_with_noise
+from wamkit.testing.recorded import RecordedNoise, act_with_noise, read_record
 
 DATA = Path(__file__).parent / "data"
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
@@ -41,9 +40,7 @@ VERIFIED = CosmosPolicy.verified
 
 def read_all(name: str, start: str) -> dict[str, Tensor]:
     """The tensors of a record whose names begin like this, by the rest of their names."""
-    with safe_open(DATA / name, framework="pt") as file:
-        names = [key for key in file.keys() if key.startswith(start)]  # noqa: SIM118
-        return {key.removeprefix(start): file.get_tensor(key) for key in names}
+    return read_record(DATA / name, start)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from wamkit_wan.image_encoder import ImageEncoder, Shape
@@ -21,6 +20,7 @@ from wamkit_wan.vae_weights import LAYOUTS
 from wamkit.interfaces.types import Text
 from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.policy import Policy
+from wamkit.testing.recorded import read_record
 
 DATA = Path(__file__).parent / "data"
 BLOCKS, STEPS, VALUES = 3, 4, 8
@@ -50,8 +50,7 @@ def fill(module: nn.Module, seed: int) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(DATA / "dreamzero_tiny.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return read_record(DATA / "dreamzero_tiny.safetensors")
 
 
 def published(name: str, layers: dict[str, int] | None = None) -> dict[str, list[int]]:

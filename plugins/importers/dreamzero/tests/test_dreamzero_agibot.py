@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 from torch import Tensor
 from wamkit_dreamzero import DreamZero
 
@@ -20,6 +19,7 @@ from wamkit.policy.importing import plan_import
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.parity import same_values
+from wamkit.testing.recorded import read_record
 
 RECORD = Path(__file__).parent / "data" / "dreamzero_agibot.safetensors"
 VIEWS = ("top_head", "hand_left", "hand_right")
@@ -29,8 +29,7 @@ INSTRUCTION = "Put the Cup on the plate"
 @pytest.fixture(scope="module")
 def agibot() -> dict[str, Tensor]:
     """The record."""
-    with safe_open(RECORD, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return read_record(RECORD)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from wamkit_fastwam import FastWAM
 from wamkit_fastwam.specs import LIBERO, ROBOTWIN, VARIANTS
@@ -27,7 +26,7 @@ from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, same_values, to_float64
-from wamkit.testing.recorded import act_with_noise
+from wamkit.testing.recorded import act_with_noise, read_record
 
 DATA = Path(__file__).parent / "data"
 RECORD = DATA / "fastwam_runs.safetensors"
@@ -46,8 +45,7 @@ VIEWS = {
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(RECORD, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return read_record(RECORD)
 
 
 def settings(release: str, variant: str) -> dict[str, Any]:

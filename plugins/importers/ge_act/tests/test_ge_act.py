@@ -38,6 +38,7 @@ from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, same_values, to_float64
+from wamkit.testing.recorded import part_of, read_record
 
 DATA = Path(__file__).parent / "data"
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -47,13 +48,7 @@ VIEWS, OBSERVED, FUTURE, ACTION = 2, 4, 2, 3
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(DATA / "ge_act_tiny.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def part(record: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a record behind a prefix."""
-    return {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
+    return read_record(DATA / "ge_act_tiny.safetensors")
 
 
 TINY = (
@@ -85,7 +80,7 @@ SETTINGS: dict[str, Any] = {
 def checkpoint(record: dict[str, Tensor], tmp_path_factory: Any) -> Path:
     """The files of a released task: weights under their own names, statistics, settings."""
     folder = tmp_path_factory.mktemp("released")
-    save_file(part(record, "weights/"), folder / "ge_act_libero.safetensors")
+    save_file(part_of(record, "weights/"), folder / "ge_act_libero.safetensors")
     tables = {
         f"libero_{name}": statistics_rows(*record[f"statistics/{kind}"].tolist())
         for name, kind in (("eef", "action"), ("state_eef", "state"))
@@ -112,7 +107,7 @@ def policy(
     assert plan.dropped == {}
     folder = plan.write(tmp_path_factory.mktemp("imported") / "policy", random_parts=True)
     policy = Policy.load(folder)
-    policy.text_encoder.load_state_dict(part(record, "text/"))  # type: ignore[attr-defined]
+    policy.text_encoder.load_state_dict(part_of(record, "text/"))  # type: ignore[attr-defined]
     policy.vae = linear_vae(record["vae"])
     return policy
 
@@ -125,7 +120,7 @@ def wide(policy: Policy) -> Policy:
 
 def inputs_of(record: dict[str, Tensor], prefix: str = "inputs/") -> ModelInputs:
     """The inputs of a recorded pass."""
-    x = part(record, prefix)
+    x = part_of(record, prefix)
     z = x["latents"]  # [B, V, C, T, h, w]
     z = torch.cat([z[:, :, :, :OBSERVED].movedim(1, 2).flatten(2, 3),
                    z[:, :, :, OBSERVED:].movedim(1, 2).flatten(2, 3)], 2)  # fmt: skip
@@ -201,7 +196,7 @@ def test_noise_levels_of_a_run_are_the_published_ones(
 @torch.no_grad()
 @float64()
 def test_a_training_step_has_the_published_loss(wide: Policy, record: dict[str, Tensor]) -> None:
-    x = part(to_float64(record), "inputs/train_")
+    x = part_of(to_float64(record), "inputs/train_")
     x |= {"sigma_action": x["sigma"], "sigma_video": x["timesteps"][:, -1]}
     x |= {"actions": x["noisy_action"], "state": record["inputs/state"].double()}
     inputs = inputs_of({f"inputs/{k}": v for k, v in (x | {"clean": x["actions"]}).items()})
@@ -247,7 +242,7 @@ def published(record: dict[str, Tensor], release: str) -> dict[str, tuple[int, .
     its published size; CALVIN's file differs in the size of what is denoised.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in part(record, "weights/").items():
+    for name, tensor in part_of(record, "weights/").items():
         shape = tuple(PUBLISHED.get(n, n) for n in tensor.shape)
         for layer in range(28) if "blocks.0." in name else [0] if "blocks." not in name else []:
             shapes[name.replace("blocks.0.", f"blocks.{layer}.")] = shape
@@ -285,7 +280,7 @@ def test_an_example_is_the_spec_of_its_release(release: str, name: str) -> None:
 def test_a_checkpoint_of_another_robot_is_refused_with_the_releases(
     record: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    save_file(part(record, "weights/"), tmp_path / "ge_act.safetensors")
+    save_file(part_of(record, "weights/"), tmp_path / "ge_act.safetensors")
     with pytest.raises(WamkitError, match="vectors of 7 values, which is no released one"):
         plan_import(tmp_path / "ge_act.safetensors", None, TINY)
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from wamkit_ge_act import GEAct
@@ -27,6 +26,7 @@ from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
 from wamkit.policy.view_steps import fit_to_view
 from wamkit.testing.parity import float64, same_values, to_float64
+from wamkit.testing.recorded import part_of, read_record
 
 RECORD = Path(__file__).parent / "data" / "ge_act_calvin.safetensors"
 EXAMPLE = Path(__file__).parents[4] / "examples" / "ge_act_calvin.toml"
@@ -54,21 +54,16 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(RECORD, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def part(record: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
+    return read_record(RECORD)
 
 
 @pytest.fixture(scope="module")
 def plan(record: dict[str, Tensor], tmp_path_factory: Any) -> ImportPlan:
     """The plan of a released file, with its statistics and settings."""
     folder = tmp_path_factory.mktemp("released")
-    save_file(part(record, "weights/"), folder / "ge_act_calvin.safetensors")
+    save_file(part_of(record, "weights/"), folder / "ge_act_calvin.safetensors")
     tables = {
-        name: {row: x.tolist() for row, x in part(record, f"statistics/{name}/").items()}
+        name: {row: x.tolist() for row, x in part_of(record, f"statistics/{name}/").items()}
         for name in ("calvin_eef", "calvin_state_eef")
     }
     (folder / "stats_calvin_rel.json").write_text(json.dumps(tables))
@@ -83,7 +78,7 @@ def policy(
     """The imported policy in float64, with the text encoder and the VAE of the record."""
     folder = plan.write(tmp_path_factory.mktemp("imported") / "policy", random_parts=True)
     policy = Policy.load(folder)
-    policy.text_encoder.load_state_dict(part(record, "text/"))  # type: ignore[attr-defined]
+    policy.text_encoder.load_state_dict(part_of(record, "text/"))  # type: ignore[attr-defined]
     policy.vae = linear_vae(record["vae"])
     return to_float64(policy)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from wamkit_imagewam import ImageWAM
 from wamkit_imagewam.settings import from_settings
 from wamkit_imagewam.specs import LIBERO, ROBOTWIN
@@ -36,7 +36,7 @@ from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, same_values, to_float64
-from wamkit.testing.recorded import act_with_noise
+from wamkit.testing.recorded import act_with_noise, read_record
 
 DATA = Path(__file__).parent / "data"
 ALIASES = "mixtures.video."
@@ -74,8 +74,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(DATA / "imagewam_tiny.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return read_record(DATA / "imagewam_tiny.safetensors")
 
 
 def statistics() -> Any:
@@ -102,26 +101,12 @@ def written(content: dict[str, Any], folder: Path) -> Path:
     return folder / "model.pt"
 
 
-def fill(module: nn.Module) -> None:
-    """The weights that `make_imagewam_tiny.py` fills in."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 1.7 + i)
-            scale = 1 / max(1, p[0].numel()) ** 0.5 if p.ndim > 1 else 0.1
-            p.copy_((wave * scale + (p.ndim == 1)).to(p.dtype).view_as(p))
-
-
 @pytest.fixture(scope="module")
-def policy(record: dict[str, Tensor], tmp_path_factory: Any) -> Policy:
+def policy(record: dict[str, Tensor], import_released: Any, tmp_path_factory: Any) -> Policy:
     """The policy that an import of the released folder gives."""
     folder = tmp_path_factory.mktemp("released")
     written(payload(record), folder)
-    plan = plan_import(folder, None, TINY)
-    found = Policy.load(plan.write(folder / "policy", random_parts=True))
-    for part in (found.vae, found.text_embeddings.encoder):
-        assert isinstance(part, nn.Module)
-        fill(part)
-    return found
+    return import_released(folder, TINY)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from wamkit_imagewam import ImageWAM
 from wamkit_imagewam.specs import ROBOTWIN
 
@@ -23,7 +23,7 @@ from wamkit.policy.importing import plan_import
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.parity import float64, to_float64
-from wamkit.testing.recorded import act_with_noise
+from wamkit.testing.recorded import act_with_noise, part_of, read_record
 
 DATA = Path(__file__).parent / "data"
 PROMPT = "lift both"
@@ -34,8 +34,7 @@ VERIFIED = ImageWAM.verified
 
 def read_all(name: str) -> dict[str, Tensor]:
     """All tensors of a record by name."""
-    with safe_open(DATA / name, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return read_record(DATA / name)
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +42,12 @@ def record() -> dict[str, Tensor]:
     return read_all("imagewam_robotwin.safetensors")
 
 
-def fill(module: nn.Module) -> None:
-    """The weights that `make_imagewam_tiny.py` fills in."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 1.7 + i)
-            scale = 1 / max(1, p[0].numel()) ** 0.5 if p.ndim > 1 else 0.1
-            p.copy_((wave * scale + (p.ndim == 1)).to(p.dtype).view_as(p))
-
-
 @pytest.fixture(scope="module")
 def released(record: dict[str, Tensor], tmp_path_factory: Any) -> Path:
     """A folder as it is released, with the authors' settings."""
     folder: Path = tmp_path_factory.mktemp("ImageWAM-FLUX.2-4B-RoboTwin")
     whole = {**read_all("imagewam_tiny.safetensors"), **record}
-    weights = {k.removeprefix("weights/"): v for k, v in whole.items() if k.startswith("weights/")}
+    weights = part_of(whole, "weights/")
     parts: dict[str, dict[str, Tensor]] = {"mot": {}, "proprio_encoder": {}}
     for name, value in weights.items():
         part, _, rest = name.partition(".")
@@ -71,14 +61,9 @@ def released(record: dict[str, Tensor], tmp_path_factory: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def policy(released: Path) -> Policy:
+def policy(released: Path, import_released: Any) -> Policy:
     """The policy that an import of the released folder gives."""
-    plan = plan_import(released, None, TINY)
-    found = Policy.load(plan.write(released / "policy", random_parts=True))
-    for part in (found.vae, found.text_embeddings.encoder):
-        assert isinstance(part, nn.Module)
-        fill(part)
-    return found
+    return import_released(released, TINY)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
 from torch import Tensor
 from wamkit_light_wam import LightWAM
 from wamkit_light_wam.specs import LIBERO, ROBOTWIN
@@ -34,7 +33,7 @@ from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
 from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, to_float64
-from wamkit.testing.recorded import RecordedNoise
+from wamkit.testing.recorded import RecordedNoise, part_of, read_record
 
 RECORD = Path(__file__).parent / "data" / "light_wam_tiny.safetensors"
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -102,12 +101,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(RECORD, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def tables(record: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
+    return read_record(RECORD)
 
 
 def checkpoint(
@@ -120,14 +114,14 @@ def checkpoint(
     """Write a checkpoint in the published layout, settings and statistics next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("mot", "state_fusion_action_expert", "proprio_encoder")
-    payload: dict[str, Any] = {n: tables(record, f"weights/{n}.") for n in names}
+    payload: dict[str, Any] = {n: part_of(record, f"weights/{n}.") for n in names}
     payload |= {"step": 7, "torch_dtype": "torch.bfloat16"}
     torch.save(payload, folder / "step_007.pt")
     if settings is not None:
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     if statistics:
         found: dict[str, Any] = {"action": {"default": {}}, "state": {"default": {}}}
-        for key, value in tables(record, "statistics/").items():
+        for key, value in part_of(record, "statistics/").items():
             kind, row = key.split("/")
             found[kind]["default"][f"global_{row}"] = value.tolist()
         (folder / "dataset_stats.json").write_text(json.dumps(found))
@@ -166,8 +160,8 @@ def test_every_tensor_of_the_checkpoint_is_used(
     plan = plan_import(checkpoint(record, tmp_path), None, SIZES)
     assert plan.importer.name == "light_wam" and not plan.dropped
     assert policy.spec.backbone.lora_scale is None  # merged: the folder holds plain weights
-    held = sum(v.numel() for v in tables(record, "weights/").values())
-    lora = sum(v.numel() for k, v in tables(record, "weights/").items() if "lora_" in k)
+    held = sum(v.numel() for v in part_of(record, "weights/").values())
+    lora = sum(v.numel() for k, v in part_of(record, "weights/").items() if "lora_" in k)
     parts = (policy.backbone, policy.action_head)
     assert sum(p.numel() for part in parts for p in part.parameters()) == held - lora  # type: ignore[attr-defined]
 
@@ -176,7 +170,7 @@ def _trained(
     policy: Policy, record: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Any, Any, Batch]:
     """The noisy inputs of the recorded training step, their targets, and the batch."""
-    inputs = to_float64(tables(record, "inputs/"))
+    inputs = to_float64(part_of(record, "inputs/"))
     text = Text(inputs["text"])
     monkeypatch.setattr("wamkit.policy.preprocessing.embed_prompts", lambda *_, **__: text)
     levels = inputs["timestep_video"] / 1000

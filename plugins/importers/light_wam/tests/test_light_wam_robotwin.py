@@ -25,7 +25,7 @@ from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
 from wamkit.testing.parity import float64, to_float64
-from wamkit.testing.recorded import RecordedNoise
+from wamkit.testing.recorded import RecordedNoise, part_of, read_record
 
 RECORD = Path(__file__).parent / "data" / "light_wam_robotwin.safetensors"
 EXAMPLE = Path(__file__).parents[4] / "examples" / "light_wam_robotwin.toml"
@@ -42,12 +42,7 @@ HEAD |= {"layer_width": 12, "width": 16, "blocks": 1}
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(RECORD, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def tables(record: dict[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
+    return read_record(RECORD)
 
 
 def config() -> dict[str, Any]:
@@ -60,14 +55,16 @@ def checkpoint(record: dict[str, Tensor], folder: Path, *, statistics: bool = Tr
     """Write a checkpoint in the published layout, settings and statistics next to it."""
     names = ("mot", "state_fusion_action_expert", "proprio_encoder")
     payload: dict[str, Any] = {
-        n: {k: v.float() for k, v in tables(record, f"weights/{n}.").items()} for n in names
+        n: {k: v.float() for k, v in part_of(record, f"weights/{n}.").items()} for n in names
     }
     torch.save(payload | {"step": 7, "torch_dtype": "torch.float32"}, folder / "step_007.pt")
     (folder / "config.yaml").write_text(json.dumps(config()))
     if statistics:
         rows = {
             kind: {
-                "default": {k: v.tolist() for k, v in tables(record, f"statistics/{kind}/").items()}
+                "default": {
+                    k: v.tolist() for k, v in part_of(record, f"statistics/{kind}/").items()
+                }
             }
             for kind in ("action", "state")
         }
@@ -130,7 +127,7 @@ def test_the_settings_of_a_published_run_are_those_of_the_example(
 def test_the_training_step_predicts_and_costs_the_same(
     normalized: Policy, record: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = to_float64(tables(record, "inputs/"))
+    inputs = to_float64(part_of(record, "inputs/"))
     text = Text(inputs["text"])
     monkeypatch.setattr("wamkit.policy.preprocessing.embed_prompts", lambda *_, **__: text)
     levels = inputs["timestep_video"] / 1000
@@ -178,7 +175,7 @@ def test_a_run_from_images_gives_the_published_actions_in_physical_units(
     record: dict[str, Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wide, own = to_float64(policy), tables(record, f"run/{run}/")
+    wide, own = to_float64(policy), part_of(record, f"run/{run}/")
     template = policy.spec.text_encoder.prompt_template
     prompt = bytes(record["run/prompt"].tolist()).decode()
     assert template is not None and template.format(instruction=TASK) == prompt

@@ -39,6 +39,7 @@ from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
 from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, to_float64
+from wamkit.testing.recorded import part_of, read_record
 
 RECORD = Path(__file__).parent / "data" / "lingbot_va_tiny.safetensors"
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -63,8 +64,7 @@ NAMES = {"libero": "lingbot-va-posttrain-libero-long", "robotwin": "lingbot-va-p
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Tensor]:
-    with safe_open(RECORD, framework="pt") as file:
-        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    held = read_record(RECORD)
     return {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in held.items()}
 
 
@@ -72,10 +72,6 @@ def facts() -> dict[str, Any]:
     """What the record states besides tensors: published shapes, and the tiny config.json."""
     with safe_open(RECORD, framework="pt") as file:
         return {name: json.loads(text) for name, text in file.metadata().items()}
-
-
-def part_of(record: dict[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
 
 
 def released(record: dict[str, Tensor], folder: Path) -> Path:
