@@ -29,6 +29,7 @@ from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
 from wamkit.errors import WamkitError
+from wamkit.files.durable import write_text
 from wamkit.files.strict_json import dumps
 from wamkit.simulate.env_pool import EnvPool
 from wamkit.simulate.environment import choose
@@ -84,13 +85,6 @@ def configuration(world: World, task: str) -> Any:
     """Of an environment."""
     found = [f"max_steps={world.limit}"]
     return choose(task, [*found, f"size={world.size}"] if world.changes else found)
-
-
-def keep(file: Path, value: Any) -> None:
-    """Write a JSON file under a temporary name, and rename it."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(dumps(value, indent=1) + "\n")
-    part.rename(file)
 
 
 def demonstrations(place: Path, world: World) -> Path:
@@ -189,7 +183,8 @@ def evaluate_mode(
             raise RuntimeError(f"delays {set(runner.counts.delays)}, not {delay}")
     solved, spent = [one for one, _ in played], perf_counter() - begin
     rewards = [value for _, value in played]
-    keep(file, {"success": solved, "reward": rewards, "seams": seams, "seconds": spent})
+    found = {"success": solved, "reward": rewards, "seams": seams, "seconds": spent}
+    write_text(file, dumps(found, indent=1) + "\n")
     print(f"{file.stem}: {sum(solved)} of {len(played)}, {spent:.0f} s", flush=True)
 
 

@@ -33,6 +33,8 @@ from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
 from wamkit.errors import WamkitError
+from wamkit.files.durable import write_text
+from wamkit.files.strict_json import dumps
 from wamkit.simulate.env_pool import EnvPool
 from wamkit.simulate.environment import choose
 
@@ -81,10 +83,8 @@ def cells(asked: Any) -> list[Cell]:
 
 
 def keep(file: Path, value: Any) -> Any:
-    """Write a JSON file under a temporary name, and rename it."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    part.rename(file)
+    """Write a JSON file, and return what is in it."""
+    write_text(file, dumps(value, indent=1) + "\n")
     return value
 
 
