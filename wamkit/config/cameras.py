@@ -40,7 +40,7 @@ class View(Section):
     rounding: Literal["none", "uint8", "opencv", "floor"] = "none"
     """`uint8`: images are 8-bit between all steps, and resized by Pillow, which rounds after each
     axis; systems whose evaluation resizes 8-bit images need it. `opencv`: the same by OpenCV, whose
-    fixed-point numbers round otherwise (GE-Act on CALVIN). `floor`: they are cut down to whole
+    fixed-point arithmetic rounds otherwise (GE-Act on CALVIN). `floor`: they are cut down to whole
     levels once, after the resize, as torch casts (DreamZero)."""
     antialias: bool = True
     """Whether the resize averages all pixels of a larger image; without it, bilinear between the

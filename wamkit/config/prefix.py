@@ -8,7 +8,7 @@ papers' time into a noise level.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import e, exp, inf
+from math import e, exp
 from typing import TYPE_CHECKING, Any
 
 from .parts import Conflict
@@ -64,7 +64,9 @@ def guidance_weight(sigma: Any, most: float) -> Any:
     return (1 / spread - 2).clamp(max=most)
 
 
-def max_guidance(steps: Sequence[tuple[float, float]], share: float = 1.0) -> float:
+def max_guidance(
+    steps: Sequence[tuple[float, float]], share: float = 1.0, most: float = MAX_GUIDANCE
+) -> float:
     """The largest beta with which no step moves the chunk by more than `share` of its error.
 
     A step of length h moves it by w h. Where steps are equal, h is 1 / n, and beta n; in a schedule
@@ -72,9 +74,9 @@ def max_guidance(steps: Sequence[tuple[float, float]], share: float = 1.0) -> fl
 
     Args:
         steps: Noise level at which each velocity is found, and how far it is followed (h).
-        share: 1 for the default of beta, which is at most the published one.
+        share: 1 takes away all of the error in one step.
+        most: A bound besides, that of the paper if left open.
     """
-    most = MAX_GUIDANCE if share == 1 else inf
     return min((share / h for s, h in steps if guidance_weight(s, most) * h > share), default=most)
 
 

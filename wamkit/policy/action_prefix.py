@@ -10,6 +10,7 @@ next chunk:                  a a n n n n n n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -183,7 +184,7 @@ def _expect_stable(policy: Policy, prefix: ActionPrefix) -> None:
     steps, most = policy.schedules["action"].strides, prefix.max_guidance
     if prefix.mode != "guided":
         return
-    if most is not None and not 0 < most < (limit := max_guidance(steps, share=2)):
+    if most is not None and not 0 < most < (limit := max_guidance(steps, share=2, most=inf)):
         moved = max(guidance_weight(s, most) * h for s, h in steps)
         raise WamkitError(
             f"max_guidance = {most} in {policy.spec.schedules.action.steps} steps: one step moves "

@@ -1,4 +1,4 @@
-"""The bilinear resize of 8-bit images by OpenCV, whose fixed-point numbers decide the last bit.
+"""The bilinear resize of 8-bit images by OpenCV, whose fixed-point arithmetic decides the last bit.
 
 Weights have 11 bits. Rows keep the products with theirs; columns lose four bits before they are
 weighed and sixteen afterwards, so that a value is up to 0.75 levels off the exact one.
