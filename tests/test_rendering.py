@@ -140,3 +140,17 @@ def test_nothing_but_the_missing_graphics_driver_is_reported(
     )
     assert done.returncode == 2 and "MUJOCO_GL=osmesa" in done.stderr
     assert done.stderr.lstrip().startswith("error: ") and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(("backend", "other"), [("egl", "osmesa"), ("osmesa", "egl")])
+def test_the_backend_that_fails_is_not_named_as_the_cure(
+    backend: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", backend)
+    with (
+        pytest.raises(WamkitError) as refused,
+        explain_rendering_errors("it"),
+    ):
+        raise RuntimeError("cannot make a GL context")
+    hint = str(refused.value.hint)
+    assert f"set MUJOCO_GL={other}" in hint and f"set MUJOCO_GL={backend}" not in hint

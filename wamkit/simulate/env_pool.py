@@ -311,13 +311,13 @@ def _serve(pipe: Connection, config: EnvironmentConfig) -> None:
             break
         try:
             host = host or EnvWorker(config)
-            on_rollout: Any = number, True, getattr(host, what)(*given)
+            reply: Any = number, True, getattr(host, what)(*given)
         except WamkitError as problem:
-            on_rollout = number, False, (problem.what, problem.hint, True)
+            reply = number, False, (problem.what, problem.hint, True)
         except Exception:
-            on_rollout = number, False, (traceback.format_exc(), "", False)
+            reply = number, False, (traceback.format_exc(), "", False)
         try:
-            pipe.send(on_rollout)
+            pipe.send(reply)
         except OSError:
             break
     if host is not None:

@@ -51,12 +51,12 @@ def prepare_mujoco() -> None:
 def expect_mujoco() -> None:
     """Raise WamkitError if MuJoCo cannot render with these settings, with a hint."""
     value = os.environ.get(GL, "")
-    on_rollout = value.lower().strip()
-    if sys.platform == "linux" and on_rollout not in _KNOWN:
+    backend = value.lower().strip()
+    if sys.platform == "linux" and backend not in _KNOWN:
         raise WamkitError(f"{GL} is {value!r}, expected egl, osmesa or glfw", _CURE)
-    if on_rollout in _OFF:
+    if backend in _OFF:
         raise WamkitError(f"{GL} is {value!r}: MuJoCo is not to draw, and nothing is seen", _CURE)
-    if is_headless() and on_rollout in _ON:
+    if is_headless() and backend in _ON:
         raise WamkitError(f"{GL} is {value!r}, which draws on a display; there is none here", _CURE)
 
 
@@ -84,11 +84,22 @@ def explain_rendering_errors(what: str, but: type[Exception] = WamkitError) -> I
             for word in ("mujoco", "egl", "gl context", "opengl", "glfw", "osmesa", "glget")
         ):
             expect_mujoco()
-            setting = f"{GL}={os.environ.get(GL, '')}"
-            hint = f"it draws with {setting}; {_CURE} (libegl1 or libosmesa6 must be installed)"
+            hint = _cure_for(os.environ.get(GL, ""))
         elif "video driver" in text or "sdl" in text:
             hint = f"{SDL} is {os.environ.get(SDL)!r}: leave it unset, or set {SDL}=dummy"
         raise WamkitError(f"{what} does not work here: {lines_of_error[0]}", hint) from None
+
+
+def _cure_for(backend: str) -> str:
+    """What to do where MuJoCo fails to draw by `backend`: never to choose it once more."""
+    others = {
+        "egl": ("libegl1", "osmesa", "libosmesa6"),
+        "osmesa": ("libosmesa6", "egl", "libegl1"),
+    }
+    if (found := others.get(backend.lower().strip())) is None:
+        return f"it draws with {GL}={backend}; {_CURE} (libegl1 or libosmesa6 must be installed)"
+    own, other, needs = found
+    return f"it draws with {GL}={backend}: install {own}, or set {GL}={other} and install {needs}"
 
 
 def _drop_half_made(error: BaseException) -> None:
