@@ -3,11 +3,12 @@
     export OMP_NUM_THREADS=1
     python benchmarks/paradigms.py run runs/paradigms                 # resumes where it stopped
     python benchmarks/paradigms.py run runs/paradigms --shard 2/4     # on another machine
+    python benchmarks/paradigms.py run runs/libero --env libero       # tasks of libero_object
     python benchmarks/paradigms.py report runs/paradigms --plot docs/paradigms.svg
 
-`run` has the scripted experts of several Meta-World tasks play a few episodes, and trains one
-policy of each kind on all of them: paradigm x {video loss, none} x seed, from the same spec. A
-training goes on until it has made as many updates as the others *and* has spent as much
+`run` has the scripted experts of several tasks of Meta-World or LIBERO play a few episodes, and
+trains one policy of each kind on all of them: paradigm x {video loss, none} x seed, from the same
+spec. A training goes on until it has made as many updates as the others *and* has spent as much
 computation, and the policy is evaluated at both moments: so each paradigm is compared at the same
 number of updates, and at the same number of operations of training. The learning rate is constant
 and the weights are averaged, so that the earlier moment is a policy of its own.
@@ -24,31 +25,75 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from time import perf_counter, process_time
 from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
+from paradigm_report import USES, report
+
 from wamkit.errors import WamkitError
 from wamkit.files.durable import write_text
 from wamkit.files.strict_json import dumps
 from wamkit.simulate.env_pool import EnvPool
 from wamkit.simulate.environment import choose
 
-SPEC = Path(__file__).parent.parent / "examples" / "metaworld.toml"
-TASKS = ("drawer-open", "door-open", "window-open", "plate-slide")
+EXAMPLES = Path(__file__).parent.parent / "examples"
 PARADIGMS = ("single_pass", "joint", "idm", "image_edit", "conditional", "planning")
 LATER = ("autoregressive", "adaptive")
-VIDEO = {"video": "0.3", "no_video": "0"}
+VIDEO = dict(zip(USES, ("0.3", "0"), strict=True))
 ALONE = ("single_pass",)
 """Paradigms that can leave the future out of training altogether."""
 FIRST = 100_000
 """Seed of the first episode that is evaluated: far above those of any demonstration."""
 REFERENCE = "single_pass-video"
 """The kind whose computation is the budget of all."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where it is played."""
+
+    spec: str
+    """File of `examples/`."""
+    tasks: tuple[str, ...]
+    demonstrations: int
+    """Of each task."""
+    max_steps: int
+    """Of an episode that is evaluated."""
+    longest: int
+    """Steps of a demonstration."""
+    arguments: tuple[str, ...] = ()
+    """Of the environment."""
+    collecting: tuple[str, ...] = ()
+    """Of the environment, where demonstrations are collected."""
+
+
+WORLDS = {
+    "metaworld": World(
+        "metaworld.toml",
+        (
+            "metaworld:drawer-open-v3",
+            "metaworld:door-open-v3",
+            "metaworld:window-open-v3",
+            "metaworld:plate-slide-v3",
+        ),
+        4,
+        150,
+        200,
+    ),
+    "libero": World(
+        "libero.toml",
+        tuple(f"libero:libero_object/{index}" for index in range(3)),
+        10,
+        280,
+        280,
+        ("size=64", "rendering=fast"),
+        ("initial_states=sampled",),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -88,9 +133,9 @@ def keep(file: Path, value: Any) -> Any:
     return value
 
 
-def environment(task: str, max_steps: int) -> Any:
+def environment(asked: Any, task: str, max_steps: int, *more: str) -> Any:
     """Configuration of a task."""
-    return choose(f"metaworld:{task}-v3", [f"max_steps={max_steps}"])
+    return choose(task, [f"max_steps={max_steps}", *WORLDS[asked.env].arguments, *more])
 
 
 def demonstrations(asked: Any) -> Path:
@@ -101,9 +146,9 @@ def demonstrations(asked: Any) -> Path:
     folder: Path = asked.out / "data"
     if folder.exists():
         return folder
-    part = asked.out / f"data.{os.getpid()}"
+    part, world = asked.out / f"data.{os.getpid()}", WORLDS[asked.env]
     for task in asked.tasks:
-        config = environment(task, 200)
+        config = environment(asked, task, world.longest, *world.collecting)
         with (
             EnvPool(config, 1) as workers,
             open_dataset(part, workers.robot(), "image") as made,
@@ -116,7 +161,7 @@ def demonstrations(asked: Any) -> Path:
     return folder
 
 
-def spec_of(cell: Cell) -> Any:
+def spec_of(asked: Any, cell: Cell) -> Any:
     """The policy of a cell. Raises SpecError if its parts do not fit."""
     from wamkit.config.check import check
     from wamkit.config.spec import parse, read
@@ -129,7 +174,7 @@ def spec_of(cell: Cell) -> Any:
     ]
     if cell.paradigm in ALONE and cell.video == "no_video":
         changes.append("paradigm.co_training=false")
-    spec = parse(read(SPEC, changes), cell.name).fitted()
+    spec = parse(read(EXAMPLES / WORLDS[asked.env].spec, changes), cell.name).fitted()
     if found := check(spec):
         raise SpecError(found, cell.name)
     return spec
@@ -145,7 +190,7 @@ def operations(asked: Any, data: Path, cell: Cell) -> int:
     import wamkit
     from wamkit.data import Columns, LeRobotFolder, Samples, collate, compute_statistics
 
-    policy = wamkit.build(spec_of(cell))
+    policy = wamkit.build(spec_of(asked, cell))
     recording = LeRobotFolder(data)
     policy.set_statistics(compute_statistics(recording, policy.spec, Columns()))
     samples = Samples(recording, policy.spec)
@@ -189,7 +234,7 @@ def trained(asked: Any, data: Path, cell: Cell, at: Sequence[int]) -> dict[int, 
         max_checkpoints=last // first + 2,
     )
     run, begin = place / "run", process_time()
-    policy = wamkit.build(spec_of(cell))
+    policy = wamkit.build(spec_of(asked, cell))
     done = train(policy, Data(data, Columns()), run, config, resume=run.exists())
     if done.step < last:
         raise WamkitError(f"{run} was stopped after {done.step} updates", "type the command again")
@@ -225,13 +270,13 @@ def evaluated(asked: Any, cell: Cell, count: int, folder: Path, workers: EnvPool
     tasks: dict[str, list[bool]] = {}
     spent: list[tuple[int, float]] = []
     for task in asked.tasks:
-        views = views_of(policy.spec, workers.switch(environment(task, asked.max_steps)), {})
+        views = views_of(policy.spec, workers.switch(environment(asked, task, asked.max_steps)), {})
         runner = Timed(policy, views, steps, {})
         seeds = range(FIRST, FIRST + asked.episodes)
         played = sorted(evaluate(workers, seeds, runner, {}), key=lambda one: one.seed)
         tasks[task] = [one.success for one in played]
     spent.clear()
-    with EnvPool(environment(asked.tasks[0], 12 * steps), 1) as workers:
+    with EnvPool(environment(asked, asked.tasks[0], 12 * steps), 1) as workers:
         runner = Timed(policy, views_of(policy.spec, workers.robot(), {}), steps, {})
         list(evaluate(workers, [FIRST], runner, {}))
     return dict(
@@ -244,7 +289,7 @@ def run(asked: Any) -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     settings = {
         name: getattr(asked, name)
-        for name in ("tasks", "demonstrations", "updates", "batch", "episodes", "max_steps")
+        for name in ("env", "tasks", "demonstrations", "updates", "batch", "episodes", "max_steps")
     }
     settings["tasks"] = list(asked.tasks)
     file = asked.out / "settings.json"
@@ -252,7 +297,7 @@ def run(asked: Any) -> None:
         raise WamkitError(f"{asked.out} was made with {then}", "choose another folder")
     keep(file, settings)
     data = demonstrations(asked)
-    with EnvPool(environment(asked.tasks[0], asked.max_steps), asked.episodes) as workers:
+    with EnvPool(environment(asked, asked.tasks[0], asked.max_steps), asked.episodes) as workers:
         for cell in cells(asked):
             run_cell(asked, data, cell, workers)
 
@@ -269,121 +314,6 @@ def run_cell(asked: Any, data: Path, cell: Cell, workers: EnvPool) -> None:
     print(f"{cell.name}: {text} of {total}, {perf_counter() - begin:.0f} s", flush=True)
 
 
-def gathered(asked: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """For each paradigm and each use of video, what is known of all seeds."""
-    from wamkit.simulate.metrics import wilson
-
-    for paradigm in asked.paradigms:
-        for video in VIDEO:
-            found = [
-                json.loads(file.read_text())
-                for file in sorted(asked.out.glob(f"{paradigm}-{video}-*.json"))
-                if file.stem.rsplit("-", 1)[-1].isdigit()
-            ]
-            if not found:
-                continue
-            known: dict[str, Any] = {"seeds": len(found)}
-            for way in ("updates", "compute"):
-                results = [one["results"][str(one["at"][way])] for one in found]
-                played = [[flag for task in r["tasks"].values() for flag in task] for r in results]
-                rates = [mean(flags) for flags in played]
-                solved, total = sum(map(sum, played)), sum(map(len, played))
-                known[way] = {
-                    "rate": solved / total,
-                    "interval": wilson(solved, total),
-                    "spread": stdev(rates) if len(rates) > 1 else 0.0,
-                    "solved": solved,
-                    "total": total,
-                    "updates": found[0]["at"][way],
-                    "ms": min(r["ms"] for r in results),
-                    "tasks": {
-                        task: mean(flag for r in results for flag in r["tasks"][task])
-                        for task in results[0]["tasks"]
-                    },
-                }
-            yield paradigm, video, known
-
-
-def report(asked: Any) -> None:
-    """Print the table, and draw success over computation."""
-    found = list(gathered(asked))
-    if not found:
-        raise WamkitError(f"no cell in {asked.out} is done", "run them first")
-    flops = {
-        file.name.removesuffix(".flops.json"): json.loads(file.read_text())["operations"]
-        for file in asked.out.glob("*.flops.json")
-    }
-    settings = json.loads((asked.out / "settings.json").read_text())
-    head = "paradigm|video loss|seeds|GFLOP an update|ms a chunk|same updates|95 %|over seeds"
-    head += "|updates at same compute|same compute|95 %"
-    print(f"{settings}\n\n| {head.replace('|', ' | ')} |\n" + "|---" * (head.count("|") + 1) + "|")
-    for paradigm, video, known in found:
-        one, two = known["updates"], known["compute"]
-        line = [
-            paradigm,
-            "yes" if video == "video" else "no",
-            known["seeds"],
-            f"{flops[f'{paradigm}-{video}'] / 1e9:.2f}",
-            f"{one['ms']:.1f}",
-            f"{one['solved']} of {one['total']}, {one['rate']:.0%}",
-            "{:.0%} to {:.0%}".format(*one["interval"]),
-            f"±{one['spread']:.0%}" if known["seeds"] > 1 else "-",
-            two["updates"],
-            f"{two['solved']} of {two['total']}, {two['rate']:.0%}",
-            "{:.0%} to {:.0%}".format(*two["interval"]),
-        ]
-        print("| " + " | ".join(map(str, line)) + " |")
-    if asked.plot is not None:
-        draw(found, flops, settings, asked.plot)
-        print(f"\nwrote {asked.plot}")
-
-
-def draw(found: Any, flops: Any, settings: Any, file: Path) -> None:
-    """Success over the computation of a training and over the time of a chunk."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "wamkit"
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), sharey=True)
-    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(f[0] for f in found))}
-    for paradigm, video, known in found:
-        style = {"marker": "o" if video == "video" else "x", "color": colors[paradigm]}
-        cost = flops[f"{paradigm}-{video}"] / 1e12
-        points = sorted(
-            {
-                known[way]["updates"]: (cost * known[way]["updates"], known[way])
-                for way in ("updates", "compute")
-            }.items()
-        )
-        across = [x for _, (x, _) in points]
-        up = [100 * one["rate"] for _, (_, one) in points]
-        label = f"{paradigm}, {'video loss' if video == 'video' else 'none'}"
-        left.plot(across, up, linewidth=1, label=label, **style)
-        one = known["compute"]
-        low, high = (100 * value for value in one["interval"])
-        middle = 100 * one["rate"]
-        bars = [[middle - low], [high - middle]]
-        right.errorbar([one["ms"]], [middle], yerr=bars, capsize=2, linestyle="none", **style)
-    left.set_xlabel("TFLOP of training")
-    left.set_ylabel("success, %")
-    right.set_xlabel("ms of one core for a chunk, at the same compute of training")
-    right.set_xscale("log")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.set_ylim(-2, 102)
-    left.legend(fontsize=7, loc="best")
-    total = settings["episodes"] * len(settings["tasks"])
-    figure.suptitle(
-        f"{len(settings['tasks'])} Meta-World tasks, {settings['demonstrations']} demonstrations "
-        f"of each, {total} episodes a seed",
-        fontsize=10,
-    )
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """One of the stages."""
     given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -393,18 +323,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stage in (first, second):
         stage.add_argument("out", type=Path, help="folder of all results")
         stage.add_argument("--paradigms", nargs="+", default=(*PARADIGMS, *LATER))
-    first.add_argument("--tasks", nargs="+", default=TASKS, help="of Meta-World, without -v3")
+    first.add_argument("--env", choices=WORLDS, default="metaworld")
+    first.add_argument("--tasks", nargs="+", help="such as metaworld:door-open-v3")
     first.add_argument("--seeds", type=int, default=3)
-    first.add_argument("--demonstrations", type=int, default=4, help="episodes of each task")
+    first.add_argument("--demonstrations", type=int, help="episodes of each task")
     first.add_argument("--updates", type=int, default=250)
     first.add_argument("--batch", type=int, default=32)
     first.add_argument(
         "--episodes", type=int, default=6, help="of each task, in as many simulators at once"
     )
-    first.add_argument("--max-steps", type=int, default=150, help="of an episode")
+    first.add_argument("--max-steps", type=int, help="of an episode")
     first.add_argument("--shard", type=_shard, default=(1, 1), help="I/N: this part of N")
     second.add_argument("--plot", type=Path, help="SVG to draw")
     asked = given.parse_args(arguments)
+    if asked.stage == "run":
+        for name in ("tasks", "demonstrations", "max_steps"):
+            if getattr(asked, name) is None:
+                setattr(asked, name, getattr(WORLDS[asked.env], name))
     {"run": run, "report": report}[asked.stage](asked)
 
 

@@ -34,8 +34,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a benchmark with arguments, and give what it prints."""
+    monkeypatch.syspath_prepend(BENCHMARKS)  # as Python does for the script that it runs
 
     def run(name: str, *arguments: Any) -> str:
         runpy.run_path(str(BENCHMARKS / f"{name}.py"))["main"]([str(a) for a in arguments])
@@ -111,15 +112,15 @@ def test_paradigms_are_compared_at_the_same_updates_and_the_same_compute(
     kinds = ("--paradigms", "single_pass", "idm")
     few = ("--seeds", 1, "--demonstrations", 1, "--updates", 4, "--batch", 2, "--episodes", 1)
     args = ("paradigms", "run", tmp_path, *kinds, *few, "--max-steps", 8)
-    found = run(*args, "--tasks", "handle-press", "--shard", "1/2")
+    found = run(*args, "--tasks", "metaworld:handle-press-v3", "--shard", "1/2")
     assert re.findall(r"^(\w+-\w+)-0: updates \(4\): 0, ", found, re.M) == [
         "single_pass-video",
         "idm-video",
     ]
-    run(*args, "--tasks", "handle-press")
+    run(*args, "--tasks", "metaworld:handle-press-v3")
     files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/eval-*.json")}
     assert len(files) == 7  # without video a single pass costs less, and gets more updates
-    run(*args, "--tasks", "handle-press")
+    run(*args, "--tasks", "metaworld:handle-press-v3")
     assert {file: file.stat().st_mtime_ns for file in files} == files
     pytest.importorskip("matplotlib")
     plot = tmp_path / "plot.svg"
@@ -127,7 +128,7 @@ def test_paradigms_are_compared_at_the_same_updates_and_the_same_compute(
     assert len(re.findall(r"^\| (single_pass|idm) \| (yes|no) \| 1 \|", table, re.M)) == 4
     assert plot.read_text().startswith("<?xml")
     with pytest.raises(WamkitError, match="choose another folder"):
-        run(*args, "--tasks", "coffee-button")
+        run(*args, "--tasks", "metaworld:coffee-button-v3")
 
 
 @pytest.mark.parametrize(

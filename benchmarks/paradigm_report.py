@@ -1,0 +1,129 @@
+"""Tables and the plot of `paradigms.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from wamkit.errors import WamkitError
+
+USES = ("video", "no_video")
+"""Names of what is trained with its video loss, and without."""
+
+
+def gathered(asked: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """For each paradigm and each use of video, what is known of all seeds."""
+    from wamkit.simulate.metrics import wilson
+
+    for paradigm in asked.paradigms:
+        for video in USES:
+            found = [
+                json.loads(file.read_text())
+                for file in sorted(asked.out.glob(f"{paradigm}-{video}-*.json"))
+                if file.stem.rsplit("-", 1)[-1].isdigit()
+            ]
+            if not found:
+                continue
+            known: dict[str, Any] = {"seeds": len(found)}
+            for way in ("updates", "compute"):
+                results = [one["results"][str(one["at"][way])] for one in found]
+                played = [[flag for task in r["tasks"].values() for flag in task] for r in results]
+                rates = [mean(flags) for flags in played]
+                solved, total = sum(map(sum, played)), sum(map(len, played))
+                known[way] = {
+                    "rate": solved / total,
+                    "interval": wilson(solved, total),
+                    "spread": stdev(rates) if len(rates) > 1 else 0.0,
+                    "solved": solved,
+                    "total": total,
+                    "updates": found[0]["at"][way],
+                    "ms": min(r["ms"] for r in results),
+                    "tasks": {
+                        task: mean(flag for r in results for flag in r["tasks"][task])
+                        for task in results[0]["tasks"]
+                    },
+                }
+            yield paradigm, video, known
+
+
+def report(asked: Any) -> None:
+    """Print the table, and draw success over computation."""
+    found = list(gathered(asked))
+    if not found:
+        raise WamkitError(f"no cell in {asked.out} is done", "run them first")
+    flops = {
+        file.name.removesuffix(".flops.json"): json.loads(file.read_text())["operations"]
+        for file in asked.out.glob("*.flops.json")
+    }
+    settings = json.loads((asked.out / "settings.json").read_text())
+    head = "paradigm|video loss|seeds|GFLOP an update|ms a chunk|same updates|95 %|over seeds"
+    head += "|updates at same compute|same compute|95 %"
+    print(f"{settings}\n\n| {head.replace('|', ' | ')} |\n" + "|---" * (head.count("|") + 1) + "|")
+    for paradigm, video, known in found:
+        one, two = known["updates"], known["compute"]
+        line = [
+            paradigm,
+            "yes" if video == "video" else "no",
+            known["seeds"],
+            f"{flops[f'{paradigm}-{video}'] / 1e9:.2f}",
+            f"{one['ms']:.1f}",
+            f"{one['solved']} of {one['total']}, {one['rate']:.0%}",
+            "{:.0%} to {:.0%}".format(*one["interval"]),
+            f"±{one['spread']:.0%}" if known["seeds"] > 1 else "-",
+            two["updates"],
+            f"{two['solved']} of {two['total']}, {two['rate']:.0%}",
+            "{:.0%} to {:.0%}".format(*two["interval"]),
+        ]
+        print("| " + " | ".join(map(str, line)) + " |")
+    if asked.plot is not None:
+        draw(found, flops, settings, asked.plot)
+        print(f"\nwrote {asked.plot}")
+
+
+def draw(found: Any, flops: Any, settings: Any, file: Path) -> None:
+    """Success over the computation of a training and over the time of a chunk."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "wamkit"
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), sharey=True)
+    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(f[0] for f in found))}
+    for paradigm, video, known in found:
+        style = {"marker": "o" if video == "video" else "x", "color": colors[paradigm]}
+        cost = flops[f"{paradigm}-{video}"] / 1e12
+        points = sorted(
+            {
+                known[way]["updates"]: (cost * known[way]["updates"], known[way])
+                for way in ("updates", "compute")
+            }.items()
+        )
+        across = [x for _, (x, _) in points]
+        up = [100 * one["rate"] for _, (_, one) in points]
+        label = f"{paradigm}, {'video loss' if video == 'video' else 'none'}"
+        left.plot(across, up, linewidth=1, label=label, **style)
+        one = known["compute"]
+        low, high = (100 * value for value in one["interval"])
+        middle = 100 * one["rate"]
+        bars = [[middle - low], [high - middle]]
+        right.errorbar([one["ms"]], [middle], yerr=bars, capsize=2, linestyle="none", **style)
+    left.set_xlabel("TFLOP of training")
+    left.set_ylabel("success, %")
+    right.set_xlabel("ms of one core for a chunk, at the same compute of training")
+    right.set_xscale("log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.set_ylim(-2, 102)
+    left.legend(fontsize=7, loc="best")
+    total = settings["episodes"] * len(settings["tasks"])
+    figure.suptitle(
+        f"{', '.join(settings['tasks'])}: {settings['demonstrations']} demonstrations of each, "
+        f"{total} episodes a seed",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
