@@ -46,13 +46,21 @@ def test_no_delay_is_the_same_as_a_world_that_waits(wamkit: Wamkit, saved: Path)
     assert real["return"] == plain["return"] and real["real_time"]["delay_steps"]["max"] == 0
 
 
-def test_a_policy_with_a_memory_is_refused_before_its_weights_are_loaded() -> None:
+def test_a_policy_with_a_memory_has_no_chunks_to_merge_or_to_continue() -> None:
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
     spec = with_overrides(spec_with(**names))
-    late = parse_real_time(True, "100", "replace", "auto")
-    assert late is not None
-    (conflict,) = late.conflicts(spec, spec.actions.chunk_size)
-    assert "remembers what was executed" in conflict.why and "--real-time" in conflict.hint
+    late = parse_real_time(True, "9000", "replace", "auto")
+    assert late is not None and late.prefix_mode(spec) is None
+    assert not list(late.conflicts(spec, spec.actions.chunk_size))  # it stands still meanwhile
+    for merge, prefix, option in (
+        ("append", "auto", "--chunk-merge"),
+        ("replace", "guided", "--prefix-mode"),
+    ):
+        late = parse_real_time(True, "100", merge, prefix)
+        assert late is not None
+        (conflict,) = late.conflicts(spec, spec.actions.chunk_size)
+        assert conflict.between == (option, "paradigm.name")
+        assert "remembers its episode" in conflict.why and option in conflict.hint
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from serving import policy
 
 import wamkit
@@ -187,11 +188,39 @@ def test_a_real_policy_is_asked_for_a_whole_batch() -> None:
     assert [len(one) for one in found] == [12, 12] and found[0] != found[1]
 
 
-def test_what_cannot_be_late_is_refused() -> None:
+def test_a_policy_with_a_memory_executes_whole_chunks_and_stands_still_for_each_delay() -> None:
     names = {"backbone": "toy", "action_head": "mot", "paradigm": "autoregressive"}
-    remembering = wamkit.build(with_overrides(spec_with(**names)))
-    with pytest.raises(WamkitError, match="remembers what was executed chunk by chunk"):
-        RealTimeRunner(remembering, {}, 4, {}, lambda seed: SimulatedDelay(0.1))
+    remembering = wamkit.build(with_overrides(spec_with(**names), "video.frame_stride=3"))
+    size, observed = remembering.spec.actions.chunk_size, np.ones(3, np.float32)
+
+    def delayed(seconds: float, **options: Any) -> RealTimeRunner:
+        def delay(seed: int) -> SimulatedDelay:
+            return SimulatedDelay(seconds, seed=seed)
+
+        return RealTimeRunner(remembering, {"front": "front"}, size, {}, delay, **options)
+
+    def executed(made: RealTimeRunner) -> NDArray[np.float32]:
+        one = RunningEpisode(5, {0: replace(look(0), state=observed)})
+        for _ in range(3):
+            chunk = made.sample_actions([one])[0]
+            one.actions += list(chunk)
+            for _ in chunk:
+                one.step += 1
+                one.seen[one.step] = replace(one.seen[0])
+        return np.stack(one.actions)
+
+    at_once, late = executed(delayed(0.0)), executed(made := delayed(0.25))
+    assert len(at_once) == 3 * size and len(late) == 3 * size + 2 * 3
+    same = np.concatenate([late[:size], late[size + 3 : 2 * size + 3], late[2 * size + 6 :]])
+    assert np.array_equal(same, at_once)  # the images are the same, so the chunks are
+    assert (late[size : size + 3] == late[size - 1]).all()  # targets stay
+    assert made.counts.delays == [0, 3, 3] and made.counts.idle_steps == 6
+    for options in ({"merge": "append"}, {"prefix": "guided"}):
+        with pytest.raises(WamkitError, match="remembers its episode"):
+            delayed(0.1, **options)
+
+
+def test_what_cannot_be_late_is_refused() -> None:
     for options in ({"merge": "mix"}, {"still": "fall"}):
         with pytest.raises(WamkitError, match="merge is one of"):
             runner(0.1, **options)

@@ -292,10 +292,6 @@ def test_what_cannot_run_is_refused_with_a_hint() -> None:
     with pytest.raises(WamkitError, match="refill = 0"):
         Body(Plan(), refill=0)
     plan = Plan()
-    plan.metadata["stateful"] = True
-    with pytest.raises(WamkitError, match="remembers its episode"):
-        Body(plan)
-    plan = Plan()
     plan.metadata["actions"] = ["x", "y"]
     with pytest.raises(WamkitError, match=r"a chunk \[8, 1\]; expected finite actions \[N, 2\]"):
         Body(plan).robot.run(5)

@@ -43,6 +43,8 @@ class RealTimeOptions:
 
         if self.prefix == "none" or (self.prefix == AUTO and self.merge != "replace"):
             return None
+        if spec.paradigm.build().stateful and self.prefix in (AUTO, *MODES):
+            return None  # `conflicts` refuses a mode that was typed
         steps = max(1, delay_steps(max(self.high, self.spike) / 1000, spec.actions.control_hz))
         if self.prefix == AUTO:
             found = (mode for mode in MODES if act_refusal(spec, mode, steps) is None)
@@ -55,7 +57,7 @@ class RealTimeOptions:
         return self.prefix
 
     def conflicts(self, spec: PolicySpec, execute_steps: int) -> Iterator[Conflict]:
-        """Yield why chunks cannot come late: they are remembered, or delays do not fit them.
+        """Yield why chunks cannot come late as typed: delays or merging do not fit the policy.
 
         Of usual delays d <= s <= H - d must hold, in actions. Spikes may be longer: meanwhile the
         robot stands still, which is counted.
@@ -65,12 +67,15 @@ class RealTimeOptions:
         from ..runtime.latency import delay_steps
 
         if spec.paradigm.build().stateful:
-            yield Conflict(
-                between=("--real-time", "paradigm.name"),
-                why=f"{spec.paradigm.name} remembers what was executed chunk by chunk, and chunks "
-                "that come late have no such order",
-                hint="leave --real-time out",
-            )
+            typed = {"--chunk-merge": self.merge != "replace"}
+            typed["--prefix-mode"] = self.prefix not in (AUTO, "none")
+            for option in (name for name, given in typed.items() if given):
+                yield Conflict(
+                    between=(option, "paradigm.name"),
+                    why=f"{spec.paradigm.name} remembers its episode, and its chunks are executed "
+                    "whole, one after the other: there is nothing to merge or to continue",
+                    hint=f"leave {option} out; the robot stands still for each delay",
+                )
             return
         size, hz = spec.actions.chunk_size, spec.actions.control_hz
         delay = delay_steps(self.high / 1000, hz)

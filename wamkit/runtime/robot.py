@@ -14,6 +14,7 @@ from ..errors import BusyError, WamkitError, did_you_mean
 from .latency import LatencyWindow, SimulatedDelay, percentile
 from .merging import MERGES, Actions, jump
 from .pacing import Clock, Pacer, SystemClock
+from .past_images import PastImages
 from .report import RunReport
 from .requests import ChunkSource, DelayedRequests, Reply, Requests
 
@@ -37,26 +38,33 @@ class Robot:
     (`metadata["prefix"]`) and chunks replace each other, a request says which actions are executed
     meanwhile, so that the new chunk continues them: real-time chunking.
 
+    A policy that looks at several moments (`metadata["image_steps"]`) gets the images of those, of
+    which the first one is repeated before the run began. One that remembers its episode
+    (`metadata["stateful"]`) is asked when its chunk was executed to its end, with the images of
+    meanwhile, and the robot stands still until the next one is there. A run is an episode.
+
     `stop` is called whenever the robot has no action to execute, and at the end of every run, also
     after an error, Ctrl-C or SIGTERM: nothing is executed after it.
 
     Args:
         policy: `wamkit.serve.client.Client`, `wamkit.serve.local.LocalPolicy`, or alike.
-        observe: Returns the observation of now: the keys that the policy expects. Called in the
-            loop: return the newest images rather than wait for some.
+        observe: Returns the observation of now: the keys that the policy expects, with one image
+            of each camera. Called in the loop, at each request, or at each step where the policy
+            looks at several moments: return new arrays with the newest images, and wait for none.
         execute: Executes one action [A] in physical units, and returns at once.
         stop: Leaves the robot still: where actions are differences, by executing none; where they
             are targets, by keeping the last one, because zero is a place. Called more than once.
-        merge: How a new chunk continues the one before: "replace", "weighted" or "append"
-            (`wamkit.runtime.merging`), or such a function.
+        merge: How a new chunk continues the one before: "replace" (the default), "weighted" or
+            "append" (`wamkit.runtime.merging`), or such a function.
         control_hz: Steps a second; by default those that the policy was trained with.
-        refill: Share of a chunk, above 0 and up to 1.
+        refill: Share of a chunk, above 0 and up to 1; by default 0.5.
         latency: Window of measured latencies.
         patience: Seconds without an action after which the run ends with an error.
         delay: Simulates that replies take so long; they are computed in this thread then.
         clock: By default that of the machine.
 
-    Raises WamkitError if the policy remembers an episode: it must see what was executed.
+    Raises WamkitError for a way to merge that is unknown, a refill that is no such share, and for
+    either if the policy remembers its episode, whose chunks are executed whole.
     """
 
     def __init__(
@@ -66,26 +74,28 @@ class Robot:
         observe: Callable[[], Mapping[str, Any]],
         execute: Callable[[Actions], Any],
         stop: Callable[[], Any],
-        merge: str | Callable[[Actions, Actions, int], Actions] = "replace",
+        merge: str | Callable[[Actions, Actions, int], Actions] | None = None,
         control_hz: float | None = None,
-        refill: float = 0.5,
+        refill: float | None = None,
         latency: LatencyWindow | None = None,
         patience: float = 10.0,
         delay: SimulatedDelay | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.policy, self.observe, self.execute, self.stop = policy, observe, execute, stop
+        self._past = PastImages(policy.metadata)
+        if self._past.stateful and (merge is not None or refill is not None):
+            raise WamkitError(
+                "this policy remembers its episode: its chunks are executed whole, one after the "
+                "other, and the next one is requested at their end",
+                "leave merge and refill out",
+            )
+        merge, refill = merge or "replace", 0.5 if refill is None else refill
         if isinstance(merge, str) and merge not in MERGES:
             hint = did_you_mean(merge, list(MERGES), f"choose one of {', '.join(MERGES)}")
             raise WamkitError(f"no way to merge chunks is called {merge!r}", hint)
         if not 0 < refill <= 1:
             raise WamkitError(f"refill = {refill}; expected a share of a chunk", "0.5 is usual")
-        if policy.metadata["stateful"]:
-            raise WamkitError(
-                "this policy remembers its episode, and must be given the actions that were "
-                "executed and the images meanwhile, chunk by chunk",
-                "call `infer` of a client between chunks, with 'executed' (docs/serving.md)",
-            )
         self.merge = MERGES[merge] if isinstance(merge, str) else merge
         self.control_hz = float(control_hz or policy.metadata["control_hz"])
         self.latency, self.patience = latency or LatencyWindow(), patience
@@ -96,7 +106,8 @@ class Robot:
         self._size = int(policy.metadata["chunk_size"])
         self._width = len(policy.metadata["actions"])
         self._refill = max(1, int(refill * self._size))
-        self._modes = policy.metadata.get("prefix", ()) if merge == "replace" else ()
+        continues = merge == "replace" and not self._past.stateful
+        self._modes = policy.metadata.get("prefix", ()) if continues else ()
         self._ended = Event()
 
     def end(self) -> None:
@@ -116,6 +127,7 @@ class Robot:
         self._still, self._begun = True, False
         self._ended.clear()
         self._requests.drop()  # of a run before
+        self._past.begin()
         pacer, most = Pacer(self.control_hz, self.clock), float("inf") if steps is None else steps
         waiting_since = until = self.clock.now()
         try:
@@ -128,6 +140,8 @@ class Robot:
                     if self._begun and seconds is not None and now >= until:
                         self._report.ended_by = "seconds"
                         break
+                    if self._past.needed:
+                        self._past.add(self._report.steps, self.observe())
                     self._request()
                     if len(self._rest):
                         until = until if self._begun else now + (seconds or 0.0)
@@ -171,9 +185,13 @@ class Robot:
     def _request(self) -> None:
         """Ask for the next chunk, if it is time to."""
         delay = self.latency.steps(self.control_hz)
-        if self._requests.in_flight or len(self._rest) > max(self._refill, delay):
+        most = 0 if self._past.stateful else max(self._refill, delay)
+        if self._requests.in_flight or len(self._rest) > most:
             return
-        request = dict(self.observe())
+        step = self._report.steps
+        if not self._past.needed:
+            self._past.add(step, self.observe())
+        request = self._past.request(step)
         delay = min(delay, len(self._rest))
         if delay and (mode := self._mode(delay)):
             planned = self._rest if mode == "guided" else self._rest[:delay]
@@ -208,6 +226,7 @@ class Robot:
                 "look at the log of the server",
             )
         self._failures = 0
+        self._past.replied(reply.answer)
         self.latency.add(reply.seconds)
         self._seconds.append(reply.seconds)
         executed = report.steps - self._executed_at_request

@@ -11,6 +11,9 @@ where there are none: differences are zero, and targets stay as they are (`hold_
 drawn for each episode from its own seed, so that results depend neither on the machine nor on the
 other episodes of a batch. An episode begins with its first chunk, which comes without a delay, so
 that a robot that stands still always has a last target.
+
+A policy with a memory is shown what became of a whole chunk before it plans the next one: nothing
+is left to execute meanwhile, and the robot stands still for every delay.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class RealTimeRunner(PolicyRunner):
     """A `PolicyRunner` whose chunks come late.
 
     Args:
-        policy: One without memory of an episode.
+        policy: What decides. One with a memory of its episode executes whole chunks.
         views: Policy view -> camera of the environment.
         execute_steps: Steps from one request to the next, or those of the delay if it is longer.
         act_options: Choices of the paradigm.
@@ -90,12 +93,6 @@ class RealTimeRunner(PolicyRunner):
         imagine: bool = False,
     ) -> None:
         super().__init__(policy, views, execute_steps, act_options, imagine)
-        if policy.paradigm.stateful:
-            raise WamkitError(
-                f"{policy.spec.paradigm.name} remembers what was executed chunk by chunk, and "
-                "chunks that come late have no such order",
-                "evaluate it without a delay",
-            )
         if merge not in MERGES or still not in ("hold", "repeat"):
             raise WamkitError(
                 f"merge = {merge!r} and still = {still!r}",
@@ -106,11 +103,18 @@ class RealTimeRunner(PolicyRunner):
                 f"a prefix, and chunks that are merged by {merge!r}",
                 "choose replace: a chunk with a prefix continues the one before by itself",
             )
+        self.stateful = policy.paradigm.stateful
+        if self.stateful and (prefix is not None or merge != "replace"):
+            raise WamkitError(
+                f"{policy.spec.paradigm.name} remembers its episode, and its chunks are executed "
+                "whole, one after the other: there is nothing to merge or to continue",
+                'leave merge at "replace", and prefix out',
+            )
         self.delay, self.merge, self.prefix, self.still = delay, MERGES[merge], prefix, still
         self.counts = RealTimeCounts()
         # of each episode, by its list of actions: these, its rewards, and where chunks begin
         self._runs: dict[int, tuple[list[Actions], list[float], set[int]]] = {}
-        if policy.spec.video.num_observed > 1:
+        if policy.spec.video.num_observed > 1 or self.stateful:
             self.every = 1  # a delay may put a look at any step
 
     def smoothness(self) -> Smoothness:
@@ -132,7 +136,10 @@ class RealTimeRunner(PolicyRunner):
                 size = len(self.policy.actions.executed)
                 one.plan = Plan(self.delay(one.seed), np.zeros((0, size), np.float32))
             expected.append(min(one.plan.latency.steps(hz), len(one.plan.rest)))
-        chunks = self._chunks(running, expected)
+        if self.stateful:
+            chunks = super().sample_actions(running)
+        else:
+            chunks = self._chunks(running, expected)
         _part_plans(running)
         return [self._execute(one, chunk) for one, chunk in zip(running, chunks, strict=True)]
 
@@ -174,6 +181,8 @@ class RealTimeRunner(PolicyRunner):
         rest = plan.rest[len(old) :]
         merged = self.merge(rest, chunk.astype(np.float32), len(old))
         count = max(0, max(self.execute_steps, delay, 1) - delay)
+        if self.stateful:
+            count = len(merged)  # all of it, after a delay in which the robot stood still
         plan.rest = merged[count:]
         begins = one.step + len(old) + len(idle) + (len(rest) if self.merge is append else 0)
         run = self._runs.setdefault(id(one.actions), (one.actions, one.rewards, set()))
