@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browser as browser
 
 from wamkit.bench.counts.solving import Design
 from wamkit.cli._params import parameters
@@ -28,7 +29,6 @@ from wamkit.config.spec import parse, read
 from wamkit.policy.cost import cost
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = Path("/usr/bin/chromium")
 Run = Callable[..., tuple[int, str, str]]
 SIZES = (64, 96, 128, 160, 224, 240, 252, 256, 320)
 ASK = """
@@ -58,18 +58,6 @@ def data() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def html(data: dict[str, Any]) -> str:
     return page(data)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with playwright.sync_playwright() as started:
-        page = started.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        yield page
-        page.close()
 
 
 @pytest.fixture(scope="module")

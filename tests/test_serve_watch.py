@@ -8,11 +8,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import browser as browser
 from PIL import Image
 from serving import SEEN, policy, until
 
@@ -24,7 +24,6 @@ from wamkit.serve.protocol import RequestHandler
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
 from wamkit.testing.parity import same_values
 
-CHROMIUM = Path("/usr/bin/chromium")
 KEY = "a-key-of-some-length"
 
 
@@ -111,18 +110,6 @@ def test_the_page_is_there_only_if_it_is_asked_for_and_under_no_other_name() -> 
                 status, _ = get(address, path, Host=name, Authorization=f"Api-Key {KEY}")
                 assert status == 403
         assert get(address, "/watch", Host="localhost:8000")[0] == 200
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with playwright.sync_playwright() as started:
-        page = started.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        yield page
-        page.close()
 
 
 def test_the_page_shows_robots_as_they_are_served(browser: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .case import Case, Expected
+from .changes import Change, remade, written
 from .material import put
 from .mutate import changed, documents, text
 
@@ -18,7 +19,6 @@ EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 DATA = "data/chunk-000/file-000.parquet"
 FILM = "videos/observation.images.front/chunk-000/file-000.mp4"
 CAMERA = "observation.images.front"
-Change = Callable[[Path], Any]
 """What is done to the folder of a data set."""
 UNREAD = ("robot_type", "chunks_size", "data_files_size_in_mb", "video_files_size_in_mb", "splits")
 UNREAD += ("total_tasks", "total_videos", "total_chunks", "names", "info")
@@ -41,7 +41,7 @@ def cases(material: Path) -> Iterator[Case]:
                 expected = "same"
             if (path[0] == "features" and len(path) == 2) or path[-1] == "shape":
                 expected = "same" if not fatal else "refused"
-            yield case(material, f"{kind}: info.json {name}", _written(INFO, made), expected, kind)
+            yield case(material, f"{kind}: info.json {name}", written(INFO, made), expected, kind)
         for name, change in _templates(info).items():
             yield case(material, f"{kind}: {name}", change, "refused", kind)
         for name, change in _files(kind).items():
@@ -52,7 +52,7 @@ def cases(material: Path) -> Iterator[Case]:
             yield case(material, f"valid, {kind}: {name}", change, "accepted", kind)
     for name, data in _films(material).items():
         expected = "same" if name.startswith("moov") else "refused"
-        yield case(material, f"films: {name}", _written(FILM, data), expected, "films")
+        yield case(material, f"films: {name}", written(FILM, data), expected, "films")
     for name, change in _cells().items():
         yield case(material, f"set: {name}", change, "refused", "set")
 
@@ -60,11 +60,6 @@ def cases(material: Path) -> Iterator[Case]:
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Columns that every data set has, whose type is looked up in the tables themselves."""
 EQUAL = {("null", "names"), ("huge", "total_frames"), ("null", "video_path")}
-
-
-def _written(file: str, made: str | bytes) -> Change:
-    data = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
-    return lambda folder: (folder / file).write_bytes(data)
 
 
 def _templates(info: Any) -> dict[str, Change]:
@@ -95,7 +90,7 @@ def _templates(info: Any) -> dict[str, Change]:
         "the folder": ".",
     }
     return {
-        f"{key} {name}": _written(INFO, text({**info, key: value}))
+        f"{key} {name}": written(INFO, text({**info, key: value}))
         for key in ("data_path", "video_path")
         for name, value in found.items()
         if key == "data_path" or info["video_path"]
@@ -108,21 +103,21 @@ def _files(kind: str) -> dict[str, Change]:
     for file in (INFO, EPISODES, TASKS, DATA, *([FILM] if kind == "films" else [])):
         found |= {
             f"{file} missing": lambda folder, f=file: (folder / f).unlink(),
-            f"{file} empty": _written(file, b""),
+            f"{file} empty": written(file, b""),
             f"{file} half": lambda folder, f=file: _half(folder / f),
-            f"{file} of zeros": _written(file, bytes(5000)),
-            f"{file} a git-lfs pointer": _written(
+            f"{file} of zeros": written(file, bytes(5000)),
+            f"{file} a git-lfs pointer": written(
                 file, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
             ),
-            f"{file} a folder": lambda folder, f=file: _as(folder / f, Path.mkdir),
-            f"{file} a pipe": lambda folder, f=file: _as(folder / f, os.mkfifo),
-            f"{file} a link to itself": lambda folder, f=file: _as(
+            f"{file} a folder": lambda folder, f=file: remade(folder / f, Path.mkdir),
+            f"{file} a pipe": lambda folder, f=file: remade(folder / f, os.mkfifo),
+            f"{file} a link to itself": lambda folder, f=file: remade(
                 folder / f, lambda p: p.symlink_to(p.name)
             ),
-            f"{file} a link to zeros": lambda folder, f=file: _as(
+            f"{file} a link to zeros": lambda folder, f=file: remade(
                 folder / f, lambda p: p.symlink_to("/dev/zero")
             ),
-            f"{file} a web page": _written(file, b"<!DOCTYPE html><html></html>"),
+            f"{file} a web page": written(file, b"<!DOCTYPE html><html></html>"),
         }
     found["no meta"] = lambda folder: shutil.rmtree(folder / "meta")
     found["no data"] = lambda folder: shutil.rmtree(folder / "data")
@@ -135,11 +130,6 @@ def _files(kind: str) -> dict[str, Change]:
 def _half(file: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-
-
-def _as(file: Path, write: Callable[[Path], Any]) -> None:
-    file.unlink()
-    write(file)
 
 
 def _column(file: str, name: str, values: Callable[[list[Any]], Any] | None) -> Change:
@@ -274,24 +264,24 @@ def _right(info: Any) -> dict[str, Change]:
 
     found: dict[str, Change] = {
         "as it is": lambda folder: None,
-        "info.json on one line": _written(INFO, json.dumps(info)),
-        "info.json turned round": _written(INFO, json.dumps(dict(reversed(info.items())))),
-        "info.json with crlf": _written(INFO, json.dumps(info, indent=2).replace("\n", "\r\n")),
-        "a key more": _written(INFO, json.dumps({**info, "more": {"a": [None, "käse"]}})),
-        "fps of 10.0": _written(INFO, json.dumps({**info, "fps": 10.0})),
-        "another robot": _written(INFO, json.dumps({**info, "robot_type": "käse ☕"})),
-        "no robot": _written(INFO, json.dumps(changed(info, ("robot_type",), None))),
+        "info.json on one line": written(INFO, json.dumps(info)),
+        "info.json turned round": written(INFO, json.dumps(dict(reversed(info.items())))),
+        "info.json with crlf": written(INFO, json.dumps(info, indent=2).replace("\n", "\r\n")),
+        "a key more": written(INFO, json.dumps({**info, "more": {"a": [None, "käse"]}})),
+        "fps of 10.0": written(INFO, json.dumps({**info, "fps": 10.0})),
+        "another robot": written(INFO, json.dumps({**info, "robot_type": "käse ☕"})),
+        "no robot": written(INFO, json.dumps(changed(info, ("robot_type",), None))),
         "no stats.json": lambda folder: (folder / STATS).unlink(),
         "links, as in a cache": linked,
-        "a card": _written("README.md", b"# mine"),
-        "hidden files": _written("data/.DS_Store", bytes(50)),
+        "a card": written("README.md", b"# mine"),
+        "hidden files": written("data/.DS_Store", bytes(50)),
         "the folder is a link": lambda folder: [
             folder.rename(folder.parent / "elsewhere"),
             folder.symlink_to("elsewhere"),
         ],
     }
     for key in info:
-        found[f"{key} first"] = _written(INFO, json.dumps({key: info[key], **info}))
+        found[f"{key} first"] = written(INFO, json.dumps({key: info[key], **info}))
     return found
 
 

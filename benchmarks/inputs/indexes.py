@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .case import Case, Expected
+from .changes import Change, written
 from .material import ACT, put
 from .mutate import DEEP, documents, safetensors, text
 from .weights import parts
@@ -17,7 +18,6 @@ from .weights import parts
 INDEX = "shards/model.safetensors.index.json"
 SHARD = "shards/model-00002-of-00003.safetensors"
 OUT = "../../outside/w.safetensors"
-Change = Callable[[Path], Any]
 UNREAD = ("the index is a pipe", "the index is a folder", "two indexes")
 """Where the shards are a whole set by their names, which then needs no index."""
 
@@ -35,9 +35,9 @@ def cases(material: Path) -> Iterator[Case]:
                 expected: Expected = "same"
             else:
                 expected = "same" if kind == "twice" or size else "refused"
-            yield case(material, f"{way}: {name}", _written(made), expected, way)
+            yield case(material, f"{way}: {name}", written(INDEX, made), expected, way)
         for name, made in _whole(index).items():
-            yield case(material, f"{way}: {name}", _written(made), "refused", way)
+            yield case(material, f"{way}: {name}", written(INDEX, made), "refused", way)
         for name, target in _names().items():
             yield case(material, f"{way}: shard is {name}", _leads(index, target), "refused", way)
         for name, change in _against(index).items():
@@ -45,11 +45,6 @@ def cases(material: Path) -> Iterator[Case]:
             yield case(material, f"{way}: {name}", change, expected, way)
         for name, change in _right(index).items():
             yield case(material, f"valid, {way}: {name}", change, "accepted", way)
-
-
-def _written(made: str | bytes) -> Change:
-    data = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
-    return lambda here: (here / INDEX).write_bytes(data)
 
 
 def _whole(index: Any) -> dict[str, str | bytes]:
@@ -210,15 +205,15 @@ def _right(index: Any) -> dict[str, Change]:
 
     return {
         "as it is": lambda here: None,
-        "turned round": _written(json.dumps({**index, "weight_map": turned})),
-        "indented": _written(json.dumps(index, indent=8)),
-        "without metadata": _written(json.dumps({"weight_map": names})),
-        "more metadata": _written(
-            json.dumps({**index, "metadata": {"total_size": 0, "x": "käse"}})
+        "turned round": written(INDEX, json.dumps({**index, "weight_map": turned})),
+        "indented": written(INDEX, json.dumps(index, indent=8)),
+        "without metadata": written(INDEX, json.dumps({"weight_map": names})),
+        "more metadata": written(
+            INDEX, json.dumps({**index, "metadata": {"total_size": 0, "x": "käse"}})
         ),
-        "a key more": _written(json.dumps({**index, "more": [1, 2]})),
-        "crlf": _written(json.dumps(index, indent=1).replace("\n", "\r\n")),
-        "escapes": _written(json.dumps(index).replace("model-", "\\u006dodel-")),
+        "a key more": written(INDEX, json.dumps({**index, "more": [1, 2]})),
+        "crlf": written(INDEX, json.dumps(index, indent=1).replace("\n", "\r\n")),
+        "escapes": written(INDEX, json.dumps(index).replace("model-", "\\u006dodel-")),
         "no index": lambda here: (here / INDEX).unlink(),
         "links, as in a cache": linked,
         "a note next to them": lambda here: (here / "shards" / "README.md").write_text("# note"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .case import Case, Expected
+from .changes import Change, remade, written
 from .material import ACT, put
 from .mutate import changed, documents, get, safetensors, text
 from .weights import parts
@@ -17,7 +18,6 @@ from .weights import parts
 SPEC, STATISTICS = "policy/spec.yaml", "policy/statistics.json"
 WEIGHTS = ("backbone", "action_head", "text_encoder")
 ROW = ("min", "max", "mean", "std", "q01", "q99")
-Change = Callable[[Path], Any]
 FREE = ("prompt_template", "negative_prompt", "derived_from", "license")
 OPEN = (
     "clip",
@@ -42,10 +42,10 @@ def cases(material: Path) -> Iterator[Case]:
             expected = "either"
         if path[-1] in (*FREE, *OPEN) or path[0] == "schedules" or (path[-1], kind) in MAY:
             expected = "either"
-        yield case(material, f"spec: {name}", _written(SPEC, made), expected)
+        yield case(material, f"spec: {name}", written(SPEC, made), expected)
     table = {"action": _statistics(3)}
     for name, _, kind, made in documents(table, LISTS):
-        yield case(material, f"statistics: {name}", _written(STATISTICS, made), _row(name, kind))
+        yield case(material, f"statistics: {name}", written(STATISTICS, made), _row(name, kind))
     for name, change in _statistics_wrong(table).items():
         yield case(material, f"statistics: {name}", change)
     for name, change in _files().items():
@@ -98,13 +98,8 @@ def _statistics(size: int) -> dict[str, list[float]]:
     return {name: [values[name]] * size for name in ROW}
 
 
-def _written(file: str, made: str | bytes) -> Change:
-    data = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
-    return lambda here: (here / file).write_bytes(data)
-
-
 def _edited(spec: Any, path: tuple[str, ...], value: Any) -> Change:
-    return _written(SPEC, text(changed(spec, path, value)))
+    return written(SPEC, text(changed(spec, path, value)))
 
 
 def _statistics_wrong(table: Any) -> dict[str, Change]:
@@ -129,7 +124,7 @@ def _statistics_wrong(table: Any) -> dict[str, Change]:
         "null": None,
         "a number": 1,
     }
-    made = {name: _written(STATISTICS, text(value)) for name, value in found.items()}
+    made = {name: written(STATISTICS, text(value)) for name, value in found.items()}
     raw: dict[str, str | bytes] = {
         "empty": "",
         "half": json.dumps(table)[:40],
@@ -139,7 +134,7 @@ def _statistics_wrong(table: Any) -> dict[str, Change]:
         "twice": '{"action": 1, ' + json.dumps(table)[1:],
         "1 million numbers": json.dumps({"action": {name: [0.5] * 10**6 for name in ROW}}),
     }
-    return made | {name: _written(STATISTICS, value) for name, value in raw.items()}
+    return made | {name: written(STATISTICS, value) for name, value in raw.items()}
 
 
 def _files() -> dict[str, Change]:
@@ -159,7 +154,7 @@ def _files() -> dict[str, Change]:
         "weights of a conditioner that is not there": lambda here: shutil.copy(
             here / "policy/backbone.safetensors", here / "policy/conditioner.safetensors"
         ),
-        "a file of weights without tensors": _written(
+        "a file of weights without tensors": written(
             "policy/latent_adapter.safetensors", safetensors({}, b"")
         ),
         "a folder": lambda here: _only(here, lambda place: place.mkdir()),
@@ -179,14 +174,14 @@ def _files() -> dict[str, Change]:
             else "policy/backbone.safetensors"
         )
         found |= {
-            f"{part} is empty": _written(name, b""),
+            f"{part} is empty": written(name, b""),
             f"{part} is half": lambda here, name=name: _half(here / name),
-            f"{part} is a folder": lambda here, name=name: _as(here / name, Path.mkdir),
-            f"{part} is a pipe": lambda here, name=name: _as(here / name, os.mkfifo),
-            f"{part} is zeros": lambda here, name=name: _as(
+            f"{part} is a folder": lambda here, name=name: remade(here / name, Path.mkdir),
+            f"{part} is a pipe": lambda here, name=name: remade(here / name, os.mkfifo),
+            f"{part} is zeros": lambda here, name=name: remade(
                 here / name, lambda file: file.symlink_to("/dev/zero")
             ),
-            f"{part} is a link to nothing": lambda here, name=name: _as(
+            f"{part} is a link to nothing": lambda here, name=name: remade(
                 here / name, lambda file: file.symlink_to("nothing")
             ),
             f"{part} is another part's": lambda here, name=name, other=other: shutil.copy(
@@ -212,11 +207,6 @@ def _only(here: Path, write: Callable[[Path], Any]) -> None:
 def _half(file: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-
-
-def _as(file: Path, write: Callable[[Path], Any]) -> None:
-    file.unlink()
-    write(file)
 
 
 def _ended(file: Path, end: bytes) -> None:
@@ -255,7 +245,7 @@ def _right(material: Path, spec: Any, table: Any) -> dict[str, Change]:
     import yaml
 
     def dumped(**options: Any) -> Change:
-        return _written(SPEC, yaml.safe_dump(spec, **options))
+        return written(SPEC, yaml.safe_dump(spec, **options))
 
     def linked(here: Path) -> None:
         for file in list((here / "policy").iterdir()):
@@ -267,23 +257,23 @@ def _right(material: Path, spec: Any, table: Any) -> dict[str, Change]:
         "sorted": dumped(sort_keys=True),
         "flow": dumped(default_flow_style=True),
         "wide": dumped(width=10_000),
-        "json": _written(SPEC, json.dumps(spec)),
-        "with comments": _written(SPEC, f"# käse ☕\n{yaml.safe_dump(spec)}"),
+        "json": written(SPEC, json.dumps(spec)),
+        "with comments": written(SPEC, f"# käse ☕\n{yaml.safe_dump(spec)}"),
         "no card": lambda here: (here / "policy/README.md").unlink(),
-        "another card": _written("policy/README.md", b"\xff\xfe\x00"),
-        "notes": _written("policy/notes.txt", b"mine"),
-        "a hidden file": _written("policy/.DS_Store", bytes(100)),
+        "another card": written("policy/README.md", b"\xff\xfe\x00"),
+        "notes": written("policy/notes.txt", b"mine"),
+        "a hidden file": written("policy/.DS_Store", bytes(100)),
         "a subfolder": lambda here: (here / "policy/films").mkdir(),
         "links, as in a cache": linked,
         "the folder is a link": lambda here: [
             (here / "policy").rename(here / "elsewhere"),
             (here / "policy").symlink_to("elsewhere"),
         ],
-        "statistics indented": _written(STATISTICS, "{\n\n}\n"),
+        "statistics indented": written(STATISTICS, "{\n\n}\n"),
     }
     for section in spec:
         turned = {section: spec[section], **spec}
-        first[f"{section} first"] = _written(SPEC, yaml.safe_dump(turned, sort_keys=False))
+        first[f"{section} first"] = written(SPEC, yaml.safe_dump(turned, sort_keys=False))
     return first
 
 

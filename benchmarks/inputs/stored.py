@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .case import Case, Expected
+from .changes import Change, remade, written
 from .material import ACT, put
 from .mutate import ODD, cut, documents, flipped, safetensors, text
 from .weights import parts
 
 EMBEDDINGS = "embeddings/text.safetensors"
 ABOUT, LATENTS = "latents/latents.json", "latents/latents-00000-of-00001.safetensors"
-Change = Callable[[Path], Any]
 KINDS = tuple(kind for kind in ODD if kind not in ("escape", "format", "outside"))
 
 
@@ -25,9 +25,9 @@ def cases(material: Path) -> Iterator[Case]:
     for way, file in (("act", EMBEDDINGS), ("train", LATENTS)):
         data = (material / file).read_bytes()
         for name, damaged in cut(data, 8):
-            yield case(material, f"{way}: {name}", _written(file, damaged), way)
+            yield case(material, f"{way}: {name}", written(file, damaged), way)
         for name, damaged in flipped(data, [*range(8), *range(8, 300, 41)]):
-            yield case(material, f"{way}: {name}", _written(file, damaged), way, "same")
+            yield case(material, f"{way}: {name}", written(file, damaged), way, "same")
         for name, change in _tensors(material, way).items():
             yield case(material, f"{way}: {name}", change, way)
         for name, change in _places(file).items():
@@ -37,9 +37,7 @@ def cases(material: Path) -> Iterator[Case]:
     about = json.loads((material / ABOUT).read_text())
     for name, path, kind, made in documents(about, (*KINDS, "without", "twice")):
         expected: Expected = "same" if path[0] in LOOSE or kind in LIKE else "refused"
-        yield case(
-            material, f"train: latents.json {name}", _written(ABOUT, made), "train", expected
-        )
+        yield case(material, f"train: latents.json {name}", written(ABOUT, made), "train", expected)
     for name, change in _files(about).items():
         yield case(material, f"train: {name}", change, "train")
     for name, (way, change) in _right(material, about).items():
@@ -49,11 +47,6 @@ def cases(material: Path) -> Iterator[Case]:
 LOOSE = ("dtype", "stride", "clips", "moments", "episodes")
 """What is said of latents and not needed to read them."""
 LIKE = ("twice", "without", "null", "list", "table", "zero", "fraction", "true")
-
-
-def _written(file: str, made: str | bytes) -> Change:
-    data = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
-    return lambda here: (here / file).write_bytes(data)
 
 
 def _tensors(material: Path, way: str) -> dict[str, Change]:
@@ -71,7 +64,7 @@ def _tensors(material: Path, way: str) -> dict[str, Change]:
 
     def saved(tensors: dict[str, Any]) -> Change:
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        return _written(file, save(whole, about))
+        return written(file, save(whole, about))
 
     def with_value(changed: Any) -> Change:
         return saved({**good, key: changed})
@@ -136,22 +129,17 @@ def _places(file: str) -> dict[str, Change]:
     """name -> no file where the file is."""
     return {
         "no file": lambda here: (here / file).unlink(),
-        "a folder": lambda here: _as(here / file, Path.mkdir),
-        "a pipe": lambda here: _as(here / file, os.mkfifo),
-        "a link to itself": lambda here: _as(here / file, lambda f: f.symlink_to(f.name)),
-        "a link to nothing": lambda here: _as(here / file, lambda f: f.symlink_to("nothing")),
-        "a link to zeros": lambda here: _as(here / file, lambda f: f.symlink_to("/dev/zero")),
+        "a folder": lambda here: remade(here / file, Path.mkdir),
+        "a pipe": lambda here: remade(here / file, os.mkfifo),
+        "a link to itself": lambda here: remade(here / file, lambda f: f.symlink_to(f.name)),
+        "a link to nothing": lambda here: remade(here / file, lambda f: f.symlink_to("nothing")),
+        "a link to zeros": lambda here: remade(here / file, lambda f: f.symlink_to("/dev/zero")),
         "an image": lambda here: shutil.copy(here / "image.png", here / file),
         "another file of weights": lambda here: (here / file).write_bytes(safetensors({})),
-        "a git-lfs pointer": _written(
+        "a git-lfs pointer": written(
             file, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         ),
     }
-
-
-def _as(file: Path, write: Callable[[Path], Any]) -> None:
-    file.unlink()
-    write(file)
 
 
 def _said(material: Path) -> dict[str, Change]:
@@ -160,7 +148,7 @@ def _said(material: Path) -> dict[str, Change]:
     about = header["__metadata__"]
 
     def metadata(**values: Any) -> Change:
-        return _written(
+        return written(
             EMBEDDINGS, safetensors({**header, "__metadata__": {**about, **values}}, body)
         )
 
@@ -188,7 +176,7 @@ def _said(material: Path) -> dict[str, Change]:
         "settings of another length": metadata(settings=json.dumps({**settings, "max_length": 9})),
         "settings of 1 MB": metadata(settings="x" * 10**6),
         "settings with controls": metadata(settings="\x1b[31m\x07"),
-        "no metadata": _written(EMBEDDINGS, safetensors({**header, "__metadata__": {}}, body)),
+        "no metadata": written(EMBEDDINGS, safetensors({**header, "__metadata__": {}}, body)),
         "metadata of numbers": metadata(prompts=1),
         "metadata of a list": metadata(settings=["a"]),
     }
@@ -199,17 +187,17 @@ def _files(about: Any) -> dict[str, Change]:
     """name -> folders of latents that contradict themselves."""
 
     def other(**values: Any) -> Change:
-        return _written(ABOUT, text({**about, **values}))
+        return written(ABOUT, text({**about, **values}))
 
     return {
         "no latents.json": lambda here: (here / ABOUT).unlink(),
-        "latents.json is empty": _written(ABOUT, ""),
-        "latents.json is half": _written(ABOUT, json.dumps(about)[:200]),
-        "latents.json in UTF-16": _written(ABOUT, json.dumps(about).encode("utf-16")),
-        "latents.json of a list": _written(ABOUT, json.dumps([about])),
-        "latents.json is a folder": lambda here: _as(here / ABOUT, Path.mkdir),
-        "latents.json is a pipe": lambda here: _as(here / ABOUT, os.mkfifo),
-        "latents.json is zeros": lambda here: _as(
+        "latents.json is empty": written(ABOUT, ""),
+        "latents.json is half": written(ABOUT, json.dumps(about)[:200]),
+        "latents.json in UTF-16": written(ABOUT, json.dumps(about).encode("utf-16")),
+        "latents.json of a list": written(ABOUT, json.dumps([about])),
+        "latents.json is a folder": lambda here: remade(here / ABOUT, Path.mkdir),
+        "latents.json is a pipe": lambda here: remade(here / ABOUT, os.mkfifo),
+        "latents.json is zeros": lambda here: remade(
             here / ABOUT, lambda f: f.symlink_to("/dev/zero")
         ),
         "two shards": other(shards=2),
@@ -241,17 +229,17 @@ def _right(material: Path, about: Any) -> dict[str, tuple[str, Change]]:
             "turned round": safetensors(turned, body),
             "indented": safetensors(json.dumps(header, indent=5), body),
         }.items():
-            found[f"{way} {name}"] = (way, _written(file, data))
+            found[f"{way} {name}"] = (way, written(file, data))
         found[f"{way} a link"] = (way, lambda here, file=file: _linked(here, file))
         folder = file.partition("/")[0]
-        found[f"{way} notes next to it"] = (way, _written(f"{folder}/notes.txt", b"mine"))
+        found[f"{way} notes next to it"] = (way, written(f"{folder}/notes.txt", b"mine"))
     for key in about:
         made = json.dumps({key: about[key], **about})
-        found[f"latents.json {key} first"] = ("train", _written(ABOUT, made))
-    found["latents.json on one line"] = ("train", _written(ABOUT, json.dumps(about)))
+        found[f"latents.json {key} first"] = ("train", written(ABOUT, made))
+    found["latents.json on one line"] = ("train", written(ABOUT, json.dumps(about)))
     found["latents.json with crlf"] = (
         "train",
-        _written(ABOUT, json.dumps(about, indent=1).replace("\n", "\r\n")),
+        written(ABOUT, json.dumps(about, indent=1).replace("\n", "\r\n")),
     )
     return found
 

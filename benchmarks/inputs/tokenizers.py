@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .case import Case, Expected
+from .changes import Change, damages, written
 from .material import ACT, put
 from .mutate import documents, text
 
 TOKENIZER, SETTINGS = "t5/tokenizer/tokenizer.json", "t5/tokenizer/tokenizer_config.json"
 CONFIG, WEIGHTS = "t5/text_encoder/config.json", "t5/text_encoder/model.safetensors"
-Change = Callable[[Path], Any]
 KINDS = ("null", "text", "empty text", "list", "table", "true", "zero", "negative", "fraction")
 KINDS += ("huge", "digits", "nan", "inf", "deep", "NUL", "surrogate", "without", "twice", "escape")
 KINDS += ("absolute", "format")
@@ -32,14 +31,14 @@ def cases(material: Path) -> Iterator[Case]:
         (SETTINGS, json.loads((material / SETTINGS).read_text())),
         (CONFIG, json.loads((material / CONFIG).read_text())),
     ):
-        for name, path, kind, written in documents(document, KINDS):
+        for name, path, kind, content in documents(document, KINDS):
             if path[:2] == ("model", "vocab") and len(path) > 2 and path[2] not in (0, 5):
                 continue
             expected: Expected = "refused" if kind in FATAL else "either"
             if file == CONFIG and path[-1] in SIZES and kind not in ("without", "twice"):
                 expected = "refused"
             label = f"{Path(file).name} {name}"
-            yield case(material, label, _written(file, written), expected)
+            yield case(material, label, written(file, content), expected)
     for file in (TOKENIZER, SETTINGS, CONFIG, WEIGHTS):
         for name, change in _damaged(file).items():
             loose = file == SETTINGS and name in ("missing", "a table of nothing")
@@ -51,49 +50,18 @@ def cases(material: Path) -> Iterator[Case]:
         yield case(material, f"valid: {name}", change, "accepted")
 
 
-def _written(file: str, made: str | bytes) -> Change:
-    data = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
-
-    def change(here: Path) -> None:
-        (here / file).parent.mkdir(parents=True, exist_ok=True)
-        (here / file).write_bytes(data)
-
-    return change
-
-
-def _as(file: Path, write: Callable[[Path], Any]) -> None:
-    file.unlink()
-    write(file)
-
-
 def _damaged(file: str) -> dict[str, Change]:
     """name -> a file that is missing, damaged, or no file."""
-
-    def half(here: Path) -> None:
-        data = (here / file).read_bytes()
-        (here / file).write_bytes(data[: len(data) // 2])
-
-    return {
-        "missing": lambda here: (here / file).unlink(),
-        "empty": _written(file, b""),
-        "half": half,
-        "of zeros": _written(file, bytes(3000)),
-        "a list": _written(file, "[1, 2]"),
-        "a number": _written(file, "1"),
-        "null": _written(file, "null"),
-        "a table of nothing": _written(file, "{}"),
-        "deep": _written(file, '{"a":' * 100_000),
-        "deep and closed": _written(file, '{"a": ' + "[" * 5000 + "]" * 5000 + "}"),
-        "in UTF-16": _written(file, '{"a": 1}'.encode("utf-16")),
-        "a git-lfs pointer": _written(
+    return damages(file) | {
+        "null": written(file, "null"),
+        "a table of nothing": written(file, "{}"),
+        "deep": written(file, '{"a":' * 100_000),
+        "deep and closed": written(file, '{"a": ' + "[" * 5000 + "]" * 5000 + "}"),
+        "in UTF-16": written(file, '{"a": 1}'.encode("utf-16")),
+        "a git-lfs pointer": written(
             file, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         ),
-        "a web page": _written(file, b"<!DOCTYPE html><html></html>"),
-        "a folder": lambda here: _as(here / file, Path.mkdir),
-        "a pipe": lambda here: _as(here / file, os.mkfifo),
-        "a link to itself": lambda here: _as(here / file, lambda f: f.symlink_to(f.name)),
-        "a link to nothing": lambda here: _as(here / file, lambda f: f.symlink_to("nothing")),
-        "a link to zeros": lambda here: _as(here / file, lambda f: f.symlink_to("/dev/zero")),
+        "a web page": written(file, b"<!DOCTYPE html><html></html>"),
     }
 
 
@@ -126,12 +94,12 @@ def _remote() -> dict[str, Change]:
         "code: template": lambda here: both(
             here, chat_template="{{ ''.__class__.__mro__[1].__subclasses__() }}"
         ),
-        "code: init": lambda here: _written("t5/tokenizer/__init__.py", CODE)(here),
+        "code: init": lambda here: written("t5/tokenizer/__init__.py", CODE)(here),
         "path: vocab_file": lambda here: both(here, vocab_file="/etc/passwd"),
         "path: tokenizer_file": lambda here: both(here, tokenizer_file="../../../outside/file"),
         "path: name_or_path": lambda here: both(here, name_or_path="/etc", _name_or_path="/etc"),
         "path: gguf_file": lambda here: both(here, gguf_file="/dev/zero"),
-        "path: adapter": lambda here: _written(
+        "path: adapter": lambda here: written(
             "t5/text_encoder/adapter_config.json", '{"base_model_name_or_path": "/etc"}'
         )(here),
         "quantized": lambda here: both(here, quantization_config={"quant_method": "gptq"}),
@@ -150,7 +118,7 @@ def _remote() -> dict[str, Change]:
 def _right(made: Any) -> dict[str, Change]:
     """name -> a folder that says the same."""
 
-    def written(document: str, **options: Any) -> Change:
+    def dumped(document: str, **options: Any) -> Change:
         def change(here: Path) -> None:
             found = json.loads((here / document).read_text())
             (here / document).write_text(json.dumps(found, **options))
@@ -172,16 +140,16 @@ def _right(made: Any) -> dict[str, Change]:
     found: dict[str, Change] = {"as it is": lambda here: None, "links, as in a cache": linked}
     for file in (TOKENIZER, SETTINGS, CONFIG):
         name = Path(file).name
-        found[f"{name} on one line"] = written(file)
-        found[f"{name} indented"] = written(file, indent=7)
-        found[f"{name} in unicode"] = written(file, ensure_ascii=False)
+        found[f"{name} on one line"] = dumped(file)
+        found[f"{name} indented"] = dumped(file, indent=7)
+        found[f"{name} in unicode"] = dumped(file, ensure_ascii=False)
     for key in made:
         found[f"tokenizer.json {key} first"] = first(TOKENIZER, key)
     for key in ("d_model", "vocab_size", "model_type", "num_heads", "is_encoder_decoder"):
         found[f"config.json {key} first"] = first(CONFIG, key)
-    found["notes"] = _written("t5/tokenizer/notes.txt", b"mine")
-    found["a card"] = _written("t5/README.md", b"# mine")
-    found["hidden files"] = _written("t5/text_encoder/.DS_Store", bytes(50))
+    found["notes"] = written("t5/tokenizer/notes.txt", b"mine")
+    found["a card"] = written("t5/README.md", b"# mine")
+    found["hidden files"] = written("t5/text_encoder/.DS_Store", bytes(50))
     found["all in one folder"] = lambda here: [
         [shutil.move(f, here / "t5" / f.name) for f in (here / "t5" / d).iterdir()]
         and (here / "t5" / d).rmdir()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .case import Case, Expected, Outcome
+from .changes import Change, damages, remade, written
 from .material import TRAIN, put
 from .mutate import documents, safetensors, text
 from .verdict import answer, finite
@@ -22,7 +23,6 @@ SETTINGS, SPEC, RECORD, FILES = (
     f"{NEWEST}/files.json",
 )
 STATE = f"{NEWEST}/state/shard-00001-model-00001-of-00001.safetensors"
-Change = Callable[[Path], Any]
 KINDS = ("null", "text", "empty text", "list", "table", "true", "zero", "negative", "fraction")
 KINDS += (
     "huge",
@@ -48,17 +48,17 @@ def cases(material: Path) -> Iterator[Case]:
         expected: Expected = "same" if kind == "twice" else "refused"
         if path[0] in ("best", "noise") or (path[-1], kind) in LIKE:
             expected = "either" if kind in NUMBERS else expected
-        yield case(material, f"run.json {name}", _written(RECORD, made), expected)
+        yield case(material, f"run.json {name}", written(RECORD, made), expected)
     files = json.loads((material / FILES).read_text())
     for name, _, kind, made in documents(
         files, ("null", "text", "deep", "list", "twice", "without")
     ):
         expected = "same" if kind in ("without", "twice") else "refused"
-        yield case(material, f"files.json {name}", _written(FILES, made), expected)
+        yield case(material, f"files.json {name}", written(FILES, made), expected)
     begun = yaml.safe_load((material / SETTINGS).read_text())
     for name, path, kind, made in documents(begun, KINDS):
         expected = "same" if "folder" in path or kind in SAME or path[-1] in FREE else "refused"
-        yield case(material, f"train.yaml {name}", _written(SETTINGS, made), expected)
+        yield case(material, f"train.yaml {name}", written(SETTINGS, made), expected)
     for file in (SETTINGS, SPEC, RECORD, FILES, STATE, "run/log.jsonl"):
         for name, change in _damaged(file).items():
             loose = file.endswith("log.jsonl") or (name == "missing" and file == FILES)
@@ -87,39 +87,13 @@ FREE += ("imagine_every", "peak_flops", "measure_peak", "steps", "columns", "lat
 LIKE = {("position", "zero"), ("best_step", "null"), ("best", "null"), ("epoch", "huge")}
 
 
-def _written(file: str, made: str | bytes) -> Change:
-    data = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
-    return lambda here: (here / file).write_bytes(data)
-
-
-def _as(file: Path, write: Callable[[Path], Any]) -> None:
-    file.unlink()
-    write(file)
-
-
 def _damaged(file: str) -> dict[str, Change]:
     """name -> a file of the run that is missing, damaged, or no file."""
-
-    def half(here: Path) -> None:
-        data = (here / file).read_bytes()
-        (here / file).write_bytes(data[: len(data) // 2])
-
-    return {
-        "missing": lambda here: (here / file).unlink(),
-        "empty": _written(file, b""),
-        "half": half,
-        "of zeros": _written(file, bytes(3000)),
+    return damages(file) | {
         "in UTF-16": lambda here: (here / file).write_bytes("a: 1".encode("utf-16")),
-        "a list": _written(file, "[1, 2]"),
-        "a number": _written(file, "1"),
-        "deep": _written(file, "[" * 100_000),
-        "of aliases": _written(file, "a: &a [1]\n" + "b: &b [*a, *a]\nc: [*b, *b]\n"),
-        "a tag": _written(file, "!!python/object/apply:os.system ['touch ../outside/ran']"),
-        "a folder": lambda here: _as(here / file, Path.mkdir),
-        "a pipe": lambda here: _as(here / file, os.mkfifo),
-        "a link to itself": lambda here: _as(here / file, lambda f: f.symlink_to(f.name)),
-        "a link to nothing": lambda here: _as(here / file, lambda f: f.symlink_to("nothing")),
-        "a link to zeros": lambda here: _as(here / file, lambda f: f.symlink_to("/dev/zero")),
+        "deep": written(file, "[" * 100_000),
+        "of aliases": written(file, "a: &a [1]\n" + "b: &b [*a, *a]\nc: [*b, *b]\n"),
+        "a tag": written(file, "!!python/object/apply:os.system ['touch ../outside/ran']"),
     }
 
 
@@ -149,14 +123,14 @@ def _folders() -> dict[str, Change]:
         "last leads out": lambda here: linked(here, "../../../outside"),
         "last leads to itself": lambda here: linked(here, "last"),
         "last leads to nothing": lambda here: linked(here, "step-000099"),
-        "last is a text": lambda here: _as(
+        "last is a text": lambda here: remade(
             here / place / "last", lambda f: f.write_text("../../../outside\n")
         ),
-        "last is 10 MB": lambda here: _as(
+        "last is 10 MB": lambda here: remade(
             here / place / "last", lambda f: f.write_bytes(bytes(10**7))
         ),
-        "last is a pipe": lambda here: _as(here / place / "last", os.mkfifo),
-        "best is a pipe": lambda here: _as(here / place / "best", os.mkfifo),
+        "last is a pipe": lambda here: remade(here / place / "last", os.mkfifo),
+        "best is a pipe": lambda here: remade(here / place / "best", os.mkfifo),
         "leftovers": lambda here: (here / place / ".step-000003.part").mkdir(),
         "no state": lambda here: shutil.rmtree(here / f"{NEWEST}/state"),
         "no policy": lambda here: shutil.rmtree(here / f"{NEWEST}/policy"),
@@ -179,15 +153,15 @@ def _states(material: Path) -> dict[str, Change]:
     other = {**header, first: {**header[first], "shape": [*header[first]["shape"], 1]}}
     renamed = {("x" + n if n == first else n): e for n, e in header.items()}
     return {
-        "NaN": _written(STATE, safetensors(header, nan * (len(body) // 4))),
-        "another shape": _written(STATE, safetensors(other, body)),
-        "another name": _written(STATE, safetensors(renamed, body)),
-        "no tensors": _written(STATE, safetensors({}, b"")),
+        "NaN": written(STATE, safetensors(header, nan * (len(body) // 4))),
+        "another shape": written(STATE, safetensors(other, body)),
+        "another name": written(STATE, safetensors(renamed, body)),
+        "no tensors": written(STATE, safetensors({}, b"")),
         "the policy's": lambda here: shutil.copy(
             here / f"{NEWEST}/policy/backbone.safetensors", here / STATE
         ),
         "a bit": lambda here: _flip(here / STATE),
-        "a pickle": _written(
+        "a pickle": written(
             STATE, b"\x80\x02cos\nsystem\nX\x13\x00\x00\x00touch ../outside/ran\x85R."
         ),
     }
@@ -244,13 +218,13 @@ def _right(material: Path, record: Any, begun: Any) -> dict[str, tuple[Change, t
 
     changes: dict[str, Change] = {
         "as it is": lambda here: None,
-        "run.json on one line": _written(RECORD, json.dumps(record)),
-        "train.yaml in JSON": _written(SETTINGS, text(begun)),
-        "train.yaml sorted": _written(SETTINGS, yaml.safe_dump(begun, sort_keys=True)),
-        "train.yaml with comments": _written(SETTINGS, "# mine\n" + yaml.safe_dump(begun)),
+        "run.json on one line": written(RECORD, json.dumps(record)),
+        "train.yaml in JSON": written(SETTINGS, text(begun)),
+        "train.yaml sorted": written(SETTINGS, yaml.safe_dump(begun, sort_keys=True)),
+        "train.yaml with comments": written(SETTINGS, "# mine\n" + yaml.safe_dump(begun)),
         "no log": lambda here: (here / "run/log.jsonl").unlink(),
         "no loss.svg": lambda here: (here / "run/loss.svg").unlink(),
-        "notes": _written("run/notes.txt", b"mine"),
+        "notes": written("run/notes.txt", b"mine"),
         "links followed": followed,
         "no links": lambda here: [
             (here / "run/checkpoints" / n).unlink(missing_ok=True) for n in ("last", "best")
@@ -258,12 +232,10 @@ def _right(material: Path, record: Any, begun: Any) -> dict[str, tuple[Change, t
         "no older checkpoint": lambda here: shutil.rmtree(here / OLDER),
     }
     for key in record:
-        changes[f"run.json {key} first"] = _written(
-            RECORD, json.dumps({key: record[key], **record})
-        )
+        changes[f"run.json {key} first"] = written(RECORD, json.dumps({key: record[key], **record}))
     for key in begun["settings"]:
         settings = {key: begun["settings"][key], **begun["settings"]}
-        changes[f"train.yaml {key} first"] = _written(
+        changes[f"train.yaml {key} first"] = written(
             SETTINGS, text({**begun, "settings": settings})
         )
     return {name: (change, ()) for name, change in changes.items()}
