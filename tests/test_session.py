@@ -264,7 +264,7 @@ def test_guidance_goes_on_through_an_episode() -> None:
 @float64()
 def test_the_guide_of_a_chunk_is_that_of_training() -> None:
     wan = registry().get("backbone", "wan")(variant="2.2-i2v-a14b")  # type: ignore[call-arg]
-    streaming = registry().get("paradigm", "autoregressive")()  # type: ignore[call-arg]
+    streaming = registry().get("paradigm", "autoregressive")(state="episode")  # type: ignore[call-arg]
     policy = Policy.from_spec(compose(wan, streaming))
     spec, whole = policy.spec, episode(policy.spec, policy.spec.num_images)
     actions = torch.zeros(2, spec.steps, spec.actions.size)

@@ -170,9 +170,10 @@ class ReaderHead(ActionHead):
             return group
         if torch.is_grad_enabled():
             return group._replace(x=self.encode_state(group.x))
-        key = self, "state", id(inputs.state)
+        state = inputs.state if inputs.states is None else inputs.states.x
+        key = self, "state", id(state)
         if key not in inputs.text.chunk_cache:
-            inputs.text.chunk_cache[key] = inputs.state, self.encode_state(group.x)
+            inputs.text.chunk_cache[key] = state, self.encode_state(group.x)
         return group._replace(x=inputs.text.chunk_cache[key][1])
 
     def _level_rows(
@@ -214,8 +215,8 @@ def _views(
 ) -> list[tuple[frozenset[str], ModelInputs, list[str]]]:
     """Group the vectors of the inputs: one view for those that see the same roles.
 
-    The roles that are seen, the inputs with the vectors of the same chunk that are among them, and
-    the modalities whose velocities this view is there for.
+    The roles that are seen, the inputs with the states and the vectors of the same chunk that are
+    among them, and the modalities whose velocities this view is there for.
     """
     vectors = {part: v for part in MODALITIES[1:] if (v := getattr(inputs, part)) is not None}
     roles = {part: v.roles or (part,) * v.x.shape[1] for part, v in vectors.items()}
@@ -230,7 +231,8 @@ def _views(
             part: _steps(v, roles[part], chunk) if part in own or part + chunk in seen else None
             for part, v in vectors.items()
         }
-        found.append((seen, inputs.with_(**visible), own))
+        states = None if inputs.states is None else inputs.states.only(seen)
+        found.append((seen, inputs.with_(states=states, **visible), own))
     return found
 
 

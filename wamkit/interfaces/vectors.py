@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -69,6 +69,15 @@ class StateTokens:
     times: tuple[float, ...]  # n places on the axis of actions
     follows_action: bool = False  # whether each has the level of the first action of its block
     level: Tensor | None = None  # [B, n] that each has, where that action is a clean prefix
+
+    def only(self, roles: Collection[str]) -> StateTokens | None:
+        """Those with one of these roles; None if there is none."""
+        at = [i for i, role in enumerate(self.roles) if role in roles]
+        if len(at) == len(self.roles):
+            return self
+        names, times = (tuple(row[i] for i in at) for row in (self.roles, self.times))
+        level = None if self.level is None else self.level[:, at]
+        return replace(self, x=self.x[:, at], roles=names, times=times, level=level) if at else None
 
     def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> StateTokens:
         """The same of other samples, which `rows` takes from x."""

@@ -73,8 +73,8 @@ class Lesson:
         """The true actions of block k."""
         return self.whole.take("action").chunk(self.chunks_per_sample, 1)[k]
 
-    def beginning(self) -> ModelInputs:
-        """The inputs from which the first chunk of the sample is sampled."""
+    def beginning(self, k: int = 0) -> ModelInputs:
+        """The inputs from which the first chunk is sampled, with the state of chunk k."""
         clip, action = self.whole.clip, self.whole.action
         assert clip is not None and action is not None
         size, steps = (
@@ -86,7 +86,10 @@ class Lesson:
         z, roles, times, sigma = clip.z[:, :, :at], clip.roles[:at], clip.times[:at], clip.sigma
         start = Frames(z, roles, times, sigma[:, :at], guide)
         blank = NoisyVectors(torch.zeros_like(action.x[:, :steps]), torch.ones(len(action.x)))
-        return self.whole.with_(video=start, action=blank)
+        state = self.whole.state
+        if state is not None and state.ndim == 3:
+            state = state[:, k]
+        return self.whole.with_(video=start, action=blank, state=state)
 
     def expected(self, k: int) -> tuple[Tensor, Tensor]:
         """The velocities of block k in the pass over all blocks."""
@@ -135,10 +138,11 @@ def awake(spec: PolicySpec) -> Policy:
 @torch.no_grad()
 def streamed(policy: Policy, lesson: Lesson, chunks: int) -> list[Memory]:
     """Every chunk of the lesson made after the true ones before it; its velocities are compared."""
-    inputs, past, memories = lesson.beginning(), None, []
+    past, memories = None, list[Memory]()
     for k in range(chunks):
         model, predictions = lesson.probe(k)
-        out = policy.paradigm.act(model, inputs.with_(past=past), policy.schedules, generator(k))
+        inputs = lesson.beginning(k).with_(past=past)
+        out = policy.paradigm.act(model, inputs, policy.schedules, generator(k))
         for name, found, expected in zip(
             ("video", "action"),
             (predictions["video"], predictions["action"]),
@@ -231,7 +235,7 @@ def acted(
     outs, past = [], None
     for k in range(chunks):
         seed = first_seed if k == 0 else k
-        inputs = lesson.beginning().with_(past=past)
+        inputs = lesson.beginning(k).with_(past=past)
         with torch.no_grad():
             outs.append(policy.paradigm.act(model, inputs, policy.schedules, generator(seed)))
         past = EpisodeHistory(outs[-1].memory, lesson.frames(k), lesson.actions(k))

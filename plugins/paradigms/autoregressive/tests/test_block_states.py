@@ -9,7 +9,9 @@ import pytest
 import torch
 from wamkit_autoregressive import Autoregressive
 
-from wamkit.config.spec import PolicySpec
+from wamkit.config.check import check
+from wamkit.config.overrides import override
+from wamkit.config.spec import PolicySpec, parse
 from wamkit.data import Samples, collate
 from wamkit.policy.policy import Policy
 from wamkit.testing.dataset import record
@@ -17,6 +19,7 @@ from wamkit.testing.fixtures import (
     batch_of,
     noised_sample,
     observation,
+    randomize_weights,
     spec_with,
     with_overrides,
 )
@@ -91,8 +94,16 @@ def test_recorded_samples_hold_the_state_at_the_beginning_of_every_chunk(tmp_pat
 
 
 @pytest.mark.parametrize("state", ["block", "episode"])
-def test_in_use_a_block_has_the_newest_state_and_an_episode_the_first(state: str) -> None:
-    policy = Policy.from_spec(spec_for(state=state))
+@pytest.mark.parametrize("head", ["shared_stream", "latent_slot", "mot", "reader"])
+def test_in_use_a_block_has_the_newest_state_and_an_episode_the_first(
+    state: str, head: str
+) -> None:
+    token = ["action_head.state=token"] if head == "mot" else []
+    settings = {"state": "episode", "action": "inverse_dynamics"}
+    spec = with_overrides(spec_for(*token, head=head, **settings), f"paradigm.state={state}")
+    policy = Policy.from_spec(spec)
+    for part in (policy.backbone, policy.action_head):
+        randomize_weights(part)  # type: ignore[type-var]
 
     def second(changed: float) -> torch.Tensor:
         session = policy.session()
@@ -105,6 +116,27 @@ def test_in_use_a_block_has_the_newest_state_and_an_episode_the_first(state: str
         other_values(second(1.0), second(0.0), 1e-6)
     else:
         assert torch.equal(second(1.0), second(0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "head", "expected"),
+    [
+        ((), "shared_stream", "block"),
+        ((), "mot", "episode"),  # its state is a token of the prompt
+        (("action_head.state=token",), "mot", "block"),
+        (("state.size=0",), "shared_stream", "episode"),
+    ],
+)
+def test_every_block_has_a_state_by_default_where_it_can(
+    changes: tuple[str, ...], head: str, expected: str
+) -> None:
+    spec = spec_with(Autoregressive(), backbone="wan", action_head=head)
+    raw = override(spec.dump(), changes)
+    raw["paradigm"]["state"] = None
+    found = parse(raw).fitted()
+    assert found.paradigm.state == expected and not check(found)  # type: ignore[attr-defined]
+    first = Autoregressive(first_frames="in_block")
+    assert spec_with(first, backbone="wan", action_head=head).paradigm.state == "episode"
 
 
 def test_a_head_without_a_token_of_the_state_is_refused() -> None:

@@ -75,14 +75,15 @@ class Autoregressive(ParadigmConfig):
     training_window: tuple[int, int] | None = None
     """The window in training: drawn for each batch, in `window_unit`, at least and at most so far.
     Left open, `window`. Asks for `training_frames` (LingBot-VA: 4 to 64)."""
-    context_noise_prob: float = Field(0.5, ge=0, le=1)
+    context_noise_prob: float = Field(0, ge=0, le=1)
     """Share of training samples in which the clean copies of frames are noised, each block or frame
-    at a level from the lower half of the schedule's grid; actions never (LingBot-VA). DreamZero:
-    0."""
+    at a level from the lower half of the schedule's grid; actions never. LingBot-VA: 0.5;
+    DreamZero: 0."""
 
-    state: Literal["episode", "block"] = "episode"
+    state: Literal["episode", "block"] | None = None
     """Whether an episode has one state of the robot, at its beginning, or every block its own,
-    which replaces the one before (`block`: DreamZero). Relative actions are relative to it."""
+    which replaces the one before (`block`: DreamZero). Relative actions are relative to it. Left
+    open, `block` where first frames are `apart` and the action head makes a token of the state."""
     state_sees: Literal["itself", "block", "block_in_use"] = "itself"
     """What the state of a block attends to: itself, or what its actions attend to; or itself in
     training and the latter in use (DreamZero, whose use has no mask)."""
@@ -116,7 +117,7 @@ class Autoregressive(ParadigmConfig):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Autoregressive:
-        if self.state == "episode" and (self.state_sees, self.state_level) != ("itself", "clean"):
+        if self.state != "block" and (self.state_sees, self.state_level) != ("itself", "clean"):
             raise ValueError(
                 "state_sees and state_level are about the state of a block, and an episode has one "
                 'state; write state = "block" or leave them out'
@@ -203,7 +204,7 @@ class Autoregressive(ParadigmConfig):
         if self.observed_in_block:
             table["text"] = frozenset({"text"})
             table["context"] = OBSERVED | {"state", "target.0", "target"}
-        if self.state == "episode":
+        if self.state != "block":
             table["state"] = frozenset({"state"})
         if self.denoise_first:
             table[FIRST] = frozenset({"text", FIRST})
@@ -223,7 +224,7 @@ class Autoregressive(ParadigmConfig):
 
     def states_of(self, block: str) -> tuple[str, ...]:
         """Names of the state of a block: that of training, and that of use where it differs."""
-        if self.state == "episode":
+        if self.state != "block":
             return ("state",)
         name = f"state.{block}"
         return (name, f"{name}'") if self.state_sees == "block_in_use" else (name,)
@@ -269,7 +270,10 @@ class Autoregressive(ParadigmConfig):
 
     def resolve(self, spec: PolicySpec) -> Autoregressive:
         published = self._past_actions if spec.action_head.exposes_tokens else "none"
-        return self.model_copy(update={"past_actions": self.past_actions or published})
+        token = spec.state.size and spec.action_head.tokens(spec.sizes).get("state")
+        state = "block" if token and not self.observed_in_block else "episode"
+        update = {"past_actions": self.past_actions or published, "state": self.state or state}
+        return self.model_copy(update=update)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         from .conflicts import conflicts
@@ -279,8 +283,8 @@ class Autoregressive(ParadigmConfig):
 
     def program(self, spec: PolicySpec) -> tuple[Stage, ...]:
         state = ("state",) if spec.state.size else ()
-        observed = ("text", "context", *(state if self.state == "episode" else ()))
-        state = () if self.state == "episode" else state
+        observed = ("text", "context", *(state if self.state != "block" else ()))
+        state = state if self.state == "block" else ()
         schedules = spec.schedules
         video, action = schedules.video.evaluations, schedules.action.evaluations
         if spec.action_head.is_regression:

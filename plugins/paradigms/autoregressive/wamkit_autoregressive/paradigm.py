@@ -332,7 +332,7 @@ class AutoregressiveParadigm(Paradigm):
         In use there is one block, whose state may attend to more than in training.
         """
         x = inputs.state
-        if self.config.state == "episode" or x is None or inputs.action is None:
+        if self.config.state != "block" or x is None or inputs.action is None:
             return inputs
         in_use, steps = x.ndim == 2, inputs.action.x.shape[1] // len(names)
         return inputs.with_(
@@ -347,7 +347,7 @@ class AutoregressiveParadigm(Paradigm):
 
     def _without_state(self, inputs: ModelInputs) -> ModelInputs:
         """The inputs without the state of a block, which the memory does not hold."""
-        if self.config.state == "episode":
+        if self.config.state != "block":
             return inputs
         return inputs.with_(state=None, states=None)
 
