@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,103 +27,29 @@ from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, same_values, to_float64
-from wamkit.testing.recorded import act_with_noise, read_record
+from wamkit.testing.recorded import act_with_noise
 
 DATA = Path(__file__).parent / "data"
-RECORD = DATA / "fastwam_runs.safetensors"
 EXAMPLES = Path(__file__).parents[4] / "examples"
-PARTS = (
-    *("backbone.variant=tiny", "backbone.latent_channels=48", "dtype=float32"),
-    *("vae.name=pixel_shuffle", "vae.strides=[4,2,2]", "text_encoder.name=bytes"),
-    *("text_encoder.max_length=128", "schedules.action.steps=4"),
-)
-TARGETS = {"uncond": "create_fastwam", "joint": "create_fastwam_joint", "idm": "create_fastwam_idm"}
-VIEWS = {
-    "libero": {"image": "image", "wrist_image": "wrist_image"},
-    "robotwin": {name: name for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")},
-}
+VARIANTS_OF_RUNS = ("uncond", "joint", "idm")
+Import = Callable[..., Policy]
 
 
-@pytest.fixture(scope="module")
-def record() -> dict[str, Tensor]:
-    return read_record(RECORD)
+def views_of(policy: Policy, record: dict[str, Tensor], release: str) -> dict[str, Tensor]:
+    """The recorded images, by the names of the cameras."""
+    names = [view.name for view in policy.spec.cameras.views]
+    return {name: record[f"{release}/{name}"].permute(2, 0, 1)[None, None] for name in names}
 
 
-def settings(release: str, variant: str) -> dict[str, Any]:
-    """The run's `config.yaml`, tiny."""
-    action, state = (4, 3) if release == "libero" else (14, 14)
-    size = [3, 32, 24] if release == "libero" else [3, 240, 320]
-    mask = {"delta_action_dim_mask": {"default": [True] * 3 + [False]}}
-    mode = "min/max" if release == "libero" else "z-score"
-    return {
-        "model": {
-            "_target_": f"fastwam.runtime.{TARGETS[variant]}",
-            "video_dit_config": {
-                "num_heads": 2,
-                "attn_head_dim": 12,
-                "num_layers": 2,
-                "ffn_dim": 32,
-                "text_dim": 16,
-                "in_dim": 48,
-                "out_dim": 48,
-            },
-            "action_dit_config": {"hidden_dim": 20, "ffn_dim": 24, "action_dim": action},
-            "video_scheduler": {"infer_shift": 5.0},
-            "action_scheduler": {"infer_shift": 5.0},
-        },
-        "data": {
-            "train": {
-                "shape_meta": {
-                    "images": [{"key": name, "shape": size} for name in VIEWS[release]],
-                    "action": [{"key": "default", "raw_shape": action, "shape": action}],
-                    "state": [{"key": "default", "raw_shape": state, "shape": state}],
-                },
-                "num_frames": 9,
-                "action_video_freq_ratio": 1,
-                "concat_multi_camera": "horizontal" if release == "libero" else "robotwin",
-                "context_len": 128,
-                "processor": {"norm_default_mode": mode, **(mask if release == "libero" else {})},
-            }
-        },
-    }
-
-
-def imported(record: dict[str, Tensor], folder: Path, release: str, variant: str) -> Policy:
-    """The policy that an import makes of a checkpoint in the published layout."""
-    weights = {k.removeprefix("weights/"): v for k, v in record.items() if k[:8] == "weights/"}
-    own = f"{release}/weights/"
-    weights |= {k.removeprefix(own): v for k, v in record.items() if k.startswith(own)}
-    encoder = {k: weights.pop(f"proprio_encoder.{k}") for k in ("weight", "bias")}
-    mot = {k.removeprefix("mot."): v for k, v in weights.items()}
-    name = f"{release}_{variant}"
-    torch.save(
-        {"mot": mot, "proprio_encoder": encoder, "step": 7, "torch_dtype": "torch.bfloat16"},
-        folder / f"{name}.pt",
-    )
-    tables: dict[str, Any] = {"action": {"default": {}}, "state": {"default": {}}}
-    for key, value in record.items():
-        if key.startswith(f"{release}/statistics/"):
-            _, _, kind, row = key.split("/")
-            tables[kind]["default"][row] = value.tolist()
-    (folder / f"{name}_dataset_stats.json").write_text(json.dumps(tables))
-    (folder / "config.yaml").write_text(json.dumps(settings(release, variant)))
-    steps = () if variant == "uncond" else ("schedules.video.steps=4",)
-    plan = plan_import(folder / f"{name}.pt", None, (*PARTS, *steps))
-    return Policy.load(plan.write(folder / "policy", random_parts=True))
-
-
-def run(
-    record: dict[str, Tensor], folder: Path, release: str, variant: str, monkeypatch: Any
-) -> Tensor:
-    policy = to_float64(imported(record, folder, release, variant))
+def run(policy: Policy, record: dict[str, Tensor], release: str, monkeypatch: Any) -> Tensor:
+    """The actions of an imported policy for what was recorded."""
+    policy = to_float64(policy)
     with float64():
         text = Text(record["libero/text"].double())
         monkeypatch.setattr("wamkit.policy.preprocessing.embed_prompts", lambda *_, **__: text)
-        images = {
-            name: record[f"{release}/{key}"].permute(2, 0, 1)[None, None]
-            for name, key in VIEWS[release].items()
-        }
-        observation = Observation(images, "pick up the cup", record[f"{release}/state"][None])
+        observation = Observation(
+            views_of(policy, record, release), "pick up the cup", record[f"{release}/state"][None]
+        )
         size = 4 if release == "libero" else 14
         action, video = (
             torch.randn(shape, generator=torch.Generator().manual_seed(11), dtype=torch.float32)
@@ -133,33 +60,36 @@ def run(
     return chunk.values[0]
 
 
-@pytest.mark.parametrize("variant", TARGETS)
+@pytest.mark.parametrize("variant", VARIANTS_OF_RUNS)
 def test_a_run_from_images_gives_the_published_actions_in_physical_units(
-    record: dict[str, Tensor], variant: str, tmp_path: Path, monkeypatch: Any
+    record: dict[str, Tensor],
+    import_tiny: Import,
+    variant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = run(record, tmp_path, "libero", variant, monkeypatch)
+    found = run(import_tiny(tmp_path, "libero", variant), record, "libero", monkeypatch)
     error = float((found - record[f"libero/{variant}/actions"]).abs().max())
     assert error <= FastWAM.verified["run"], error
 
 
 def test_a_run_with_three_cameras_and_deviations_gives_the_published_actions(
-    record: dict[str, Tensor], tmp_path: Path, monkeypatch: Any
+    record: dict[str, Tensor],
+    import_tiny: Import,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = run(record, tmp_path, "robotwin", "uncond", monkeypatch)
+    found = run(import_tiny(tmp_path, "robotwin", "uncond"), record, "robotwin", monkeypatch)
     error = float((found - record["robotwin/actions"]).abs().max())
     assert error <= FastWAM.verified["run"], error
 
 
 @pytest.mark.parametrize(("release", "step"), [("libero", 1), ("robotwin", 7)])
 def test_images_become_the_canvas_of_the_evaluations(
-    record: dict[str, Tensor], release: str, step: int, tmp_path: Path
+    record: dict[str, Tensor], import_tiny: Import, release: str, step: int, tmp_path: Path
 ) -> None:
-    policy = imported(record, tmp_path, release, "uncond")
-    images = {
-        name: record[f"{release}/{key}"].permute(2, 0, 1)[None, None]
-        for name, key in VIEWS[release].items()
-    }
-    canvas = policy.cameras.canvas(images)[0, :, 0].permute(1, 2, 0)
+    policy = import_tiny(tmp_path, release, "uncond")
+    canvas = policy.cameras.canvas(views_of(policy, record, release))[0, :, 0].permute(1, 2, 0)
     levels = ((canvas + 1) * 127.5).round().to(torch.uint8)[::step, ::step]
     difference = (levels.int() - record[f"{release}/canvas"].int()).abs()
     assert int(difference.max()) <= 1  # Pillow weighs pixels in 22 bits
@@ -202,11 +132,11 @@ def test_the_examples_are_the_specs_of_the_released_files(
     assert parse(read(EXAMPLES / example)).dump() == spec.dump()
 
 
-@pytest.mark.parametrize("variant", TARGETS)
+@pytest.mark.parametrize("variant", VARIANTS_OF_RUNS)
 def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
-    record: dict[str, Tensor], variant: str, tmp_path: Path
+    import_tiny: Import, variant: str, tmp_path: Path
 ) -> None:
-    expect_acts_and_learns(imported(record, tmp_path, "libero", variant), tmp_path / "again")
+    expect_acts_and_learns(import_tiny(tmp_path, "libero", variant), tmp_path / "again")
 
 
 def published(release: str) -> dict[str, list[int]]:
