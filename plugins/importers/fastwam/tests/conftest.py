@@ -25,7 +25,7 @@ CAMERAS = {
     "libero": ("image", "wrist_image"),
     "robotwin": ("cam_high", "cam_left_wrist", "cam_right_wrist"),
 }
-TARGETS = {"uncond": "", "joint": "_joint", "idm": "_idm"}
+TARGETS = {"uncond": "", "joint": "_joint", "idm": "_idm", "optional_idm": "_optional_idm"}
 """Variant -> how the function that makes it ends."""
 
 
@@ -49,7 +49,7 @@ def settings(release: str, variant: str) -> dict[str, Any]:
             },
             "action_dit_config": {"hidden_dim": 20, "ffn_dim": 24, "action_dim": action},
             "video_scheduler": {"infer_shift": 5.0},
-            "action_scheduler": {"infer_shift": 5.0},
+            "action_scheduler": {"infer_shift": 1.0 if variant == "optional_idm" else 5.0},
         },
         "data": {
             "train": {
@@ -84,8 +84,9 @@ def import_tiny(record: dict[str, Tensor]) -> Callable[..., Policy]:
         variant: str,
         *options: str,
         statistics: bool = True,
+        **model: Any,
     ) -> Policy:
-        """Without statistics, values are normalized already."""
+        """`model` are more settings of the model; without statistics, values are normalized."""
         weights = part_of(record, "weights/") | part_of(record, f"{release}/weights/")
         encoder = {k: weights.pop(f"proprio_encoder.{k}") for k in ("weight", "bias")}
         mot = {k.removeprefix("mot."): v for k, v in weights.items()}
@@ -100,7 +101,9 @@ def import_tiny(record: dict[str, Tensor]) -> Callable[..., Policy]:
             tables[kind]["default"][row] = value.tolist()
         if statistics:
             (folder / f"{name}_dataset_stats.json").write_text(json.dumps(tables))
-        (folder / "config.yaml").write_text(json.dumps(settings(release, variant)))
+        found = settings(release, variant)
+        found["model"] |= model
+        (folder / "config.yaml").write_text(json.dumps(found))
         steps = () if variant == "uncond" else ("schedules.video.steps=4",)
         plan = plan_import(folder / f"{name}.pt", None, (*PARTS, *steps, *options))
         return Policy.load(plan.write(folder / "policy", random_parts=True))

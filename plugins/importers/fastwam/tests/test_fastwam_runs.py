@@ -27,7 +27,7 @@ from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.testing.imported import expect_acts_and_learns
 from wamkit.testing.parity import float64, same_values, to_float64
-from wamkit.testing.recorded import act_with_noise
+from wamkit.testing.recorded import act_with_noise, read_record
 
 DATA = Path(__file__).parent / "data"
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -70,6 +70,23 @@ def test_a_run_from_images_gives_the_published_actions_in_physical_units(
 ) -> None:
     found = run(import_tiny(tmp_path, "libero", variant), record, "libero", monkeypatch)
     error = float((found - record[f"libero/{variant}/actions"]).abs().max())
+    assert error <= FastWAM.verified["run"], error
+
+
+@pytest.mark.parametrize(("way", "stop"), [("idm", "0"), ("first_frame", "first_frame")])
+def test_the_optional_idm_acts_with_and_without_a_future_as_published(
+    record: dict[str, Tensor],
+    import_tiny: Import,
+    way: str,
+    stop: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("schedules.video.shift=1", f"paradigm.stop_sigma={stop}")
+    policy = import_tiny(tmp_path, "libero", "optional_idm", *options)
+    found = run(policy, record, "libero", monkeypatch)
+    expected = read_record(DATA / "fastwam_training.safetensors")[f"ways/{way}"]
+    error = float((found - expected).abs().max())
     assert error <= FastWAM.verified["run"], error
 
 
@@ -132,7 +149,7 @@ def test_the_examples_are_the_specs_of_the_released_files(
     assert parse(read(EXAMPLES / example)).dump() == spec.dump()
 
 
-@pytest.mark.parametrize("variant", VARIANTS_OF_RUNS)
+@pytest.mark.parametrize("variant", [*VARIANTS_OF_RUNS, "optional_idm"])
 def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     import_tiny: Import, variant: str, tmp_path: Path
 ) -> None:
@@ -179,6 +196,22 @@ def test_every_tensor_of_the_published_size_has_its_place(
     assert used == set(shapes)
     assert plan.dropped == {"state of the optimizer": ("optimizer.state.0.exp_avg",)}
     assert parse(dict(plan.imported.spec)) == parse(read(EXAMPLES / example))
+
+
+def test_the_released_optional_idm_is_an_idm_that_also_acts_on_the_observation_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "libero_optional_idm_2cam224.pt"
+    plan, shapes = plan_published(name, "libero", tmp_path, monkeypatch)
+    assert sum(len(entries) for entries in plan.weights.values()) == len(shapes)
+    assert plan.imported.system == "Fast-WAM-Optional-IDM (LIBERO)"
+    assert any("paradigm.stop_sigma=first_frame" in note for note in plan.imported.notes)
+    found, idm = (
+        parse(t).dump() for t in (plan.imported.spec, read(EXAMPLES / "fastwam_idm.toml"))
+    )
+    idm["paradigm"] |= {"context_noise_prob": 0.0, "drop_future_prob": 0.5}
+    idm["schedules"]["action"]["shift"] = 1.0
+    assert found == idm
 
 
 def test_a_future_of_pure_noise_may_be_passed_once_as_in_simple_wam(

@@ -71,6 +71,25 @@ def test_settings_that_no_spec_expresses_are_refused(
         plan_of(tmp_path, name, value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("action_idm_prob", 0, "action_idm_prob = 0: no action was ever shown a future"),
+        ("action_idm_prob", 1.5, "action_idm_prob = 1.5, expected a number from 0 to 1"),
+        ("video_cond_noise_prob", "often", "video_cond_noise_prob = 'often', expected a number"),
+    ],
+)
+def test_shares_of_an_optional_idm_that_are_none_are_refused(
+    tmp_path: Path, name: str, value: Any, match: str
+) -> None:
+    settings = deepcopy(released.SETTINGS)
+    target = "fastwam.runtime.create_fastwam_optional_idm"
+    settings["model"] |= {"_target_": target, name: value}
+    file = released.fastwam(tmp_path, settings=settings)
+    with pytest.raises(WamkitError, match=match):
+        plan_import(file, None, released.SIZES)
+
+
 def test_steps_are_read_without_a_shift(tmp_path: Path) -> None:
     settings = deepcopy(released.SETTINGS)
     settings["model"] |= {"video_scheduler": {}, "action_scheduler": {}}

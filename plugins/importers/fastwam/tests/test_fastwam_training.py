@@ -1,4 +1,4 @@
-"""Imported checkpoints of Joint and IDM learn as the authors' code makes them.
+"""Imported checkpoints of Joint, IDM and optional IDM learn as the authors' code makes them.
 
 `data/fastwam_training.safetensors` was recorded from the published code by
 `data/make_fastwam_training.py`: one training step of each, from the weights of the other record.
@@ -28,7 +28,7 @@ from wamkit.testing.recorded import RecordedNoise, part_of, read_record
 
 VERIFIED = FastWAM.verified
 RECORD = Path(__file__).parent / "data" / "fastwam_training.safetensors"
-STEPS = {"joint": None, "idm": 0.5}
+STEPS = {"joint": None, "idm": 0.5, "optional/whole": 0.5, "optional/first_frame": 0.49}
 """A recorded step -> the number that decides whether the copy of the future is left out."""
 Import = Callable[..., Policy]
 
@@ -55,7 +55,7 @@ def policies(import_tiny: Import, tmp_path_factory: Any) -> dict[str, Policy]:
         variant: to_float64(
             import_tiny(tmp_path_factory.mktemp(variant), "libero", variant, statistics=False)
         )
-        for variant in ("joint", "idm")
+        for variant in ("joint", "idm", "optional_idm")
     }
 
 
@@ -75,7 +75,7 @@ def step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Step:
     """The step with the authors' numbers, in the order in which they are drawn here."""
-    policy = policies[name]
+    policy = policies[name.replace("optional", "optional_idm").partition("/")[0]]
     given = part_of(trained, "inputs/")
     x = {k: v.double() if v.is_floating_point() else v.bool() for k, v in given.items()}
     monkeypatch.setattr(
@@ -141,6 +141,10 @@ def test_who_sees_whom_is_the_published_mask(
     published = trained[f"{name}/mask"].bool()
     if name != "joint":
         published = with_one_first_frame(published, roles.count("context"))
+    if name == "optional/first_frame":  # the copy, which no action sees, is not there
+        copy = range(len(roles) - 8, len(published) - 8)
+        rest = [i for i in range(len(published)) if i not in copy]
+        published = published[rest][:, rest]
     assert int((mask != published).sum()) <= VERIFIED["mask"]
 
 
@@ -159,6 +163,16 @@ def with_one_first_frame(mask: Tensor, size: int) -> Tensor:
     folded[:, list(one)] |= mask[:, list(other)]
     rest = [i for i in range(len(mask)) if i not in other]
     return folded[rest][:, rest]
+
+
+def test_the_optional_idm_is_trained_as_its_settings_say(
+    import_tiny: Import, policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    paradigm: Any = policies["optional_idm"].spec.paradigm
+    assert (paradigm.context_noise_prob, paradigm.drop_future_prob) == (0.0, 0.5)
+    told = {"action_idm_prob": 0.75, "video_cond_noise_prob": "0.2"}
+    paradigm = import_tiny(tmp_path, "libero", "optional_idm", **told).spec.paradigm
+    assert (paradigm.context_noise_prob, paradigm.drop_future_prob) == (0.2, 0.25)
 
 
 @float64()

@@ -1,4 +1,4 @@
-"""The importer `fastwam`: checkpoints of Fast-WAM, Fast-WAM-Joint and Fast-WAM-IDM."""
+"""The importer `fastwam`: checkpoints of Fast-WAM, -Joint, -IDM and -Optional-IDM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAMKIT_API = 1
 
 
 class FastWAM(ImporterConfig):
-    """Fast-WAM (arXiv 2603.16666), Joint and IDM: `.pt` with `mot` and `proprio_encoder`.
+    """Fast-WAM (arXiv 2603.16666), Joint, IDM, optional IDM: `.pt` of `mot`, `proprio_encoder`.
 
     The released files for LIBERO and RoboTwin are recognized by the sizes of action and state; a
     run's own `config.yaml` is read where there is one. Statistics are `*dataset_stats.json` next to
@@ -37,8 +37,8 @@ class FastWAM(ImporterConfig):
     unverified: ClassVar[Mapping[str, str]] = read_unverified(__file__)
 
     name: Literal["fastwam"] = "fastwam"
-    variant: Literal["auto", "uncond", "joint", "idm"] = "auto"
-    """Which of the three was trained. `auto`: by `config.yaml`, or the name of the file."""
+    variant: Literal["auto", "uncond", "joint", "idm", "optional_idm"] = "auto"
+    """Which of the four was trained. `auto`: by `config.yaml`, or the name of the file."""
     release: Literal["auto", "libero", "robotwin"] = "auto"
     """Whose robot: cameras, actions, rates. `auto`: by the sizes of action and state."""
     embodiment: str | None = None

@@ -1,7 +1,7 @@
 """Read a checkpoint of Fast-WAM: `mot.mixtures.{video,action}.*` and `proprio_encoder.*`.
 
 Written from `FastWAM.save_checkpoint`, the Hydra configurations and the normalizer of
-github.com/yuantianyuan01/FastWAM, commit 45d8e14.
+github.com/yuantianyuan01/FastWAM, commit 45d8e14, and the optional IDM of commit 7faa711.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wamkit.checkpoints.robot_run import (
     vector_tables,
     view_tables,
 )
-from wamkit.checkpoints.setting_values import unknown_values
+from wamkit.checkpoints.setting_values import number, unknown_values
 from wamkit.checkpoints.source import Source
 from wamkit.config.extends import merge
 from wamkit.config.importing import Imported, Selection
@@ -51,9 +51,8 @@ def read(importer: FastWAM, source: Source) -> Imported:
     robot = released_robot(importer.release, _sizes(source), settings, what)
     variant = _variant(importer, source, settings)
     spec = merge(ROBOTWIN if robot == "robotwin" else LIBERO, VARIANTS[variant])
-    spec = merge(spec, _from_settings(settings, spec))
+    spec = merge(spec, merge(_from_settings(settings, spec), _shown_future(settings, variant)))
     statistics = read_dataset_stats(source, importer.embodiment)
-    title = {"uncond": "Fast-WAM", "joint": "Fast-WAM-Joint", "idm": "Fast-WAM-IDM"}[variant]
     return Imported(
         spec=spec,
         weights={
@@ -63,16 +62,29 @@ def read(importer: FastWAM, source: Source) -> Imported:
         dropped={r"^optimizer\.": "state of the optimizer"},
         elsewhere={"vae": WAN, "text_encoder": WAN},
         statistics=statistics,
-        system=f"{title}{TITLES.get(robot or '', '')}",
+        system=f"{NAMES[variant]}{TITLES.get(robot or '', '')}",
         license="MIT",
         notes=(
             *NOTES.get(robot or "", ()),
+            *(OPTIONAL if variant == "optional_idm" else ()),
             *guesses(importer.release, robot, source, settings, spec),
             *([] if statistics else [NO_STATISTICS]),
         ),
     )
 
 
+NAMES: Mapping[str, str] = {
+    "uncond": "Fast-WAM",
+    "joint": "Fast-WAM-Joint",
+    "idm": "Fast-WAM-IDM",
+    "optional_idm": "Fast-WAM-Optional-IDM",
+}
+"""Variant -> the name of the system."""
+OPTIONAL = (
+    "Acts on the observation alone, too: --set paradigm.stop_sigma=first_frame.",
+    "Published evaluation samples the video with shift 1, too, and not with the 5 of its training: "
+    "--set schedules.video.shift=1, unless it is to learn on.",
+)
 NOTES: Mapping[str, tuple[str, ...]] = {
     "libero": (
         *CONVENTIONS["libero"],
@@ -98,20 +110,13 @@ def _variant(importer: FastWAM, source: Source, settings: HydraConfig) -> str:
         return importer.variant
     target = str(settings.get("model._target_", ""))
     name = target.rpartition(".")[2] if target else source.place.stem.lower()
-    if "optional" in name:
-        raise WamkitError(
-            f"{source.place.name} was trained with the future shown in some samples and left out "
-            "in others, and its code is not public",
-            "--set importer.variant=uncond acts without imagining, idm imagines first; neither was "
-            "compared with the authors' code",
-        )
-    for key in ("joint", "idm", "uncond"):
+    for key in ("optional_idm", "joint", "idm", "uncond"):
         if key in name:
             return key
     if target.endswith("create_fastwam"):
         return "uncond"
     raise WamkitError(
-        f"nothing tells which Fast-WAM {source.place.name} is: uncond, joint or idm",
+        f"nothing tells which Fast-WAM {source.place.name} is: uncond, joint, idm or optional_idm",
         "say it: --set importer.variant=uncond",
     )
 
@@ -166,6 +171,34 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
     if precision := settings.get("mixed_precision"):
         found["dtype"] = PRECISIONS[precision]
     return found
+
+
+def _shown_future(settings: HydraConfig, variant: str) -> dict[str, Any]:
+    """What the settings say of the future that an IDM is shown in training; {} if nothing."""
+    found: dict[str, Any] = {}
+    if variant not in ("idm", "optional_idm"):
+        return found
+    if (noised := settings.get("model.video_cond_noise_prob")) is not None:
+        found["context_noise_prob"] = _share(noised, "model.video_cond_noise_prob", settings)
+    if variant == "optional_idm" and (shown := settings.get("model.action_idm_prob")) is not None:
+        found["drop_future_prob"] = 1 - _share(shown, "model.action_idm_prob", settings)
+        if found["drop_future_prob"] == 1:
+            raise WamkitError(
+                f"{settings.where}: model.action_idm_prob = 0: no action was ever shown a future",
+                "import it as a Fast-WAM that imagines none: --set importer.variant=uncond",
+            )
+    return {"paradigm": found} if found else {}
+
+
+def _share(value: Any, name: str, settings: HydraConfig) -> float:
+    """A share of training samples, from 0 to 1. Raises WamkitError if it is none."""
+    share = number(value, name, settings.where)
+    if not 0 <= share <= 1:
+        raise WamkitError(
+            f"{settings.where}: {name} = {value!r}, expected a number from 0 to 1",
+            "copy the file again",
+        )
+    return share
 
 
 BACKBONE = {

@@ -50,5 +50,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "paradigm": {"name": "idm", "context_noise_prob": 0.5},
         "schedules": {"video": {"steps": 10}},
     },
+    "optional_idm": {
+        "paradigm": {"name": "idm", "context_noise_prob": 0.0, "drop_future_prob": 0.5},
+        "schedules": {"video": {"steps": 10}, "action": {"shift": 1.0}},
+    },
 }
 """variant -> what it changes in the release's spec."""
