@@ -18,6 +18,7 @@ from wamkit_light_wam import LightWAM
 
 from wamkit.checkpoints import safetensors as weights
 from wamkit.config.spec import parse, read
+from wamkit.engine.noise_schedule import shift_sigma
 from wamkit.interfaces.types import Text
 from wamkit.policy.importing import plan_import
 from wamkit.policy.losses import modality_loss
@@ -192,3 +193,21 @@ def test_a_run_from_images_gives_the_published_actions_in_physical_units(
     executed = own["actions"].shape[0]  # 24 of 32
     error = difference(chunk.values[0, :executed], own["actions"])
     assert error <= LightWAM.verified["run"], error
+
+
+@float64()
+def test_levels_of_training_are_rounded_as_the_published_ones(
+    policy: Policy, record: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, drawn = policy.schedules["video"], record["rounded/drawn"]
+    rounded = type(flow)(flow.config.model_copy(update={"bf16_timesteps": True}), flow.tokens)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn)
+    levels = rounded.sample((64,), torch.zeros(1), torch.Generator())
+    assert torch.equal(1000 * levels, record["rounded/timesteps"].double())
+    assert not torch.equal(levels, shift_sigma(drawn, flow.shift).double())
+    error = float((rounded.weight(levels) - record["rounded/weights"]).abs().max())
+    assert error <= LightWAM.verified["rounded_levels"], error
+
+
+def test_an_action_has_no_levels_to_round_in_use(policy: Policy) -> None:
+    assert policy.schedules["action"].grid() == [1.0, 0.0]

@@ -7,7 +7,8 @@ are composed, every part of the network and its loading, one training step, and 
 in `experiments/robotwin`, from images, state and instruction to the actions it executes. Not theirs
 are the VAE (wamkit's tiny one), tokenizer and text encoder (bytes and a table of embeddings), and
 the simulator, of which two methods are called. All is computed in float64 on a CPU from weights in
-bfloat16; actions to execute are float32 there.
+bfloat16; actions to execute are float32 there. Levels of training are also recorded as runs in
+bfloat16 round them; the action needs none, in training or in use.
 
 Images (`image_of`) and latents (`wave`) are drawn by formulas that the test repeats. Two
 deviations of action and state are 0.01 and 0.
@@ -233,6 +234,17 @@ def ran(policy: Any, states: Tensor) -> dict[str, Tensor]:
     return {**found, "run/prompt": prompt, "run/context": context}
 
 
+def rounded(model: Any) -> dict[str, Tensor]:
+    """Levels of training as runs in bfloat16 round them, by what was drawn, and their weights."""
+    drawn = torch.rand(64, generator=torch.Generator().manual_seed(4))
+    flow = model.train_video_scheduler
+    with patch.object(torch, "rand", lambda *given, **named: drawn):
+        times = flow.sample_training_t(64, torch.device("cpu"), torch.bfloat16)
+    with float64():
+        weights = flow.training_weight(times)
+    return {"rounded/drawn": drawn, "rounded/timesteps": times, "rounded/weights": weights}
+
+
 def main(out: str) -> None:
     rng = torch.Generator().manual_seed(5)
     config = settings()
@@ -272,7 +284,7 @@ def main(out: str) -> None:
     }
     for kind, tables in known.items():
         state |= {f"statistics/{kind}/{row}": v for row, v in tables["default"].items()}
-    state |= ran(policy, states) | trained(to_float64(model), rng)
+    state |= ran(policy, states) | trained(to_float64(model), rng) | rounded(model)
     state |= {name: x.float() for name, x in state.items() if name.endswith("canvas")}
     del config["data"]["val"]
     save_file(
