@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
-from wamkit.testing.parity import float64, same_values, to_float64
+from wamkit.testing.parity import float64, other_values, same_values, to_float64
 from wamkit.testing.recorded import part_of, read_record
 
 DATA = Path(__file__).parent / "data"
@@ -191,6 +192,19 @@ def test_noise_levels_of_a_run_are_the_published_ones(
     sampler = wide.schedules["action"].init_sampler(torch.zeros(1, 1, 1))
     levels = torch.tensor(sampler.level.table, dtype=torch.float64)  # type: ignore[union-attr]
     same_values(levels, record["outputs/run_sigmas"], VERIFIED["levels"], scale=1.0)
+
+
+def test_a_run_in_bfloat16_rounds_neither_levels_nor_steps(
+    wide: Policy, record: dict[str, Tensor]
+) -> None:
+    schedule = wide.schedules["action"]
+    assert not schedule.config.bf16_sampling
+    sampler = schedule.init_sampler(torch.zeros(1, 1, 1))
+    told, lengths = (record[f"outputs/{x}_bfloat16"].double() for x in ("told", "lengths"))
+    same_values(torch.tensor(sampler.levels).double(), told / 1000, VERIFIED["levels"])
+    steps = torch.tensor([lower - s for s, lower in pairwise(sampler.nodes)]).double()
+    same_values(steps, lengths, VERIFIED["levels"], scale=1.0)
+    other_values(steps.bfloat16().double(), lengths, 5e-4)
 
 
 @torch.no_grad()

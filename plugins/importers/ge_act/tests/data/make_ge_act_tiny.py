@@ -3,21 +3,23 @@
 Run it inside a checkout of https://github.com/AgibotTech/Genie-Envisioner (commit 7e007c7), as
 `PYTHONPATH=.:TESTS python TESTS/data/make_ge_act_tiny.py OUT.safetensors` with TESTS the folder of
 `conftest.py`, and with torch, diffusers, einops and wamkit. All is computed in float64 on a CPU,
-and the network once more in float32. The authors' code: the network, one training step (the
-statements of the loop in `runner/ge_trainer.py`), the pipeline, and `InferenceLibero.play` of
-`experiments/eval_libero.py`. Not theirs: the VAE (`LinearVAE`), the text encoder (wamkit's bytes),
-and the simulator, whose modules are empty here.
+and the network once more in float32; of a run in bfloat16, only levels are kept. The authors' code:
+the network, one training step (the statements of the loop in `runner/ge_trainer.py`), the pipeline,
+and `InferenceLibero.play` of `experiments/eval_libero.py`. Not theirs: the VAE (`LinearVAE`), the
+text encoder (wamkit's bytes), and the simulator, whose modules are empty here.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import random
 import sys
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import torch
 from safetensors.torch import save_file
@@ -167,6 +169,7 @@ def trained(net: Any, vae: Vae, text: TextEncoder, batch: dict[str, Any]) -> dic
         )},
     }  # fmt: skip
     torch.manual_seed(2)
+    random.seed(2)  # of the noise in memory frames
     code = ast.Module(body=body[: last + 1], type_ignores=[])
     exec(compile(code, "ge_trainer", "exec"), names)
     sigma = names["action_sigmas"]
@@ -188,12 +191,19 @@ def unpacked(x: Tensor) -> Tensor:
     return rearrange(x, "(b v) (t h w) c -> b v c t h w", v=VIEWS, h=1, w=2).contiguous()
 
 
-def acted(net: Any, vae: Vae, text: TextEncoder, inputs: dict[str, Tensor], low_high: Any) -> Any:
+def acted(
+    net: Any,
+    vae: Vae,
+    text: TextEncoder,
+    inputs: dict[str, Tensor],
+    low_high: Any,
+    dtype: torch.dtype = torch.float64,
+) -> Any:
     """A chunk of actions in physical units, by the authors' actor and pipeline."""
     pipeline = CustomPipeline(FlowMatchEulerDiscreteScheduler(), vae, text, text.tokenizer, net)
     actor = InferenceLibero.__new__(InferenceLibero)
     actor.__dict__ |= {
-        "device": "cpu", "dtype": torch.float64, "add_state": True, "action_dim": ACTION + STATE,
+        "device": "cpu", "dtype": dtype, "add_state": True, "action_dim": ACTION + STATE,
         "basic_action_dim": ACTION, "num_inference_steps": 10, "chunk": CHUNK,
         "TEMPORAL_DOWN_RATIO": STRIDE[0], "action_chunk": ACTIONS, "n_prev": MEMORY,
         "threshold": 20, "count": 0, "pipeline": pipeline, "buffer": [],
@@ -210,6 +220,29 @@ def acted(net: Any, vae: Vae, text: TextEncoder, inputs: dict[str, Tensor], low_
     shape = (1, ACTIONS, ACTION + STATE), (VIEWS, CHANNELS, MEMORY + 2, 1, 2)
     noise = [torch.randn(s, generator=torch.Generator().manual_seed(42)) for s in shape]
     return actions, pipeline.scheduler.sigmas, noise
+
+
+def levels_in_bfloat16(net: Any, matrix: Tensor, text: Any, *seen: Any) -> dict[str, Tensor]:
+    """What a run in bfloat16, as published, tells the network of levels, and its step lengths."""
+    net, told, lengths = deepcopy(net).bfloat16().eval(), [], []
+    step = FlowMatchEulerDiscreteScheduler.step
+
+    def watch(module: Any, args: Any, named: dict[str, Any]) -> None:
+        told.append(named["action_timestep"][0, -1])
+
+    def measured(flow: Any, velocity: Tensor, at: Tensor, x: Tensor, **named: Any) -> Any:
+        one, zero = torch.ones(1, dtype=velocity.dtype), torch.zeros(1, dtype=x.dtype)
+        lengths.append(step(deepcopy(flow), one, at, zero, **named)[0])
+        return step(flow, velocity, at, x, **named)
+
+    net.register_forward_pre_hook(watch, with_kwargs=True)
+    with patch.object(FlowMatchEulerDiscreteScheduler, "step", measured):
+        parts = Vae(matrix.bfloat16()), TextEncoder(deepcopy(text).bfloat16())
+        acted(net, *parts, *seen, dtype=torch.bfloat16)
+    return {
+        "outputs/told_bfloat16": torch.stack(told),
+        "outputs/lengths_bfloat16": torch.cat(lengths),
+    }
 
 
 def masks(net: Any) -> dict[str, Tensor]:
@@ -298,6 +331,7 @@ def main(out: str) -> None:
         state |= trained(wide, vae, text, batch)
         state["inputs/train_actions"] = batch["actions"][:, -ACTIONS:]
         actions, grid, noise = acted(wide.eval(), vae, text, to_float64(seen), to_float64(low_high))
+    state |= levels_in_bfloat16(net, matrix, bytes_, seen, low_high)
     state |= {"outputs/run_actions": actions, "outputs/run_sigmas": grid}
     state |= {
         "inputs/run_noise_action": noise[0],
