@@ -162,6 +162,16 @@ def test_a_constant_that_is_held_decodes_to_its_value() -> None:
     assert encoded == pytest.approx([-1, 1]) and one == pytest.approx(0.5)
 
 
+def test_a_constant_that_is_kept_is_not_encoded_and_decodes_to_its_value() -> None:
+    keep = {"constant_range": 1e-30, "constants": "keep"}
+    rare = [0.3] * 999 + [0.7]
+    encoded, one = _scaled(rare, "quantile", keep, [0.3, 0.7])
+    same_values(encoded, [0.3, 0.7], 1e-6)
+    same_values(one, 0.3, 1e-6)
+    encoded, one = _scaled([0.3, 0.5] * 50, "quantile", keep, [0.3, 0.5])
+    assert encoded == pytest.approx([-1, 1]) and one == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("rule", ["min_max", "quantile"])
 def test_an_epsilon_is_added_to_ranges(rule: str) -> None:
     values = [0.1] * 50 + [0.1 + 1e-6] * 50

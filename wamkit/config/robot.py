@@ -46,10 +46,10 @@ class Scaling(Section):
     """Of min_max and quantile: a range below this, in physical units, counts as constant (Fast-WAM
     and ImageWAM: 1e-4). 0: what varies by no more than rounding is constant, however small its
     unit."""
-    constants: Literal["center", "min", "hold"] = "center"
+    constants: Literal["center", "min", "hold", "keep"] = "center"
     """What becomes of a constant. It is not scaled, and its center (`center`) or its smallest value
-    (`min`; Fast-WAM) is moved to 0; or it decodes to its smallest value, whatever the network says
-    (`hold`; LeRobot, Cosmos Policy)."""
+    (`min`; Fast-WAM) is moved to 0; or it decodes to its smallest value, whatever the network says,
+    and is encoded to -1 (`hold`; LeRobot, Cosmos Policy) or not at all (`keep`; DreamZero)."""
     range_epsilon: float = Field(0.0, ge=0)
     """Added to the range of min_max and quantile before it divides (LingBot-VA: 1e-6). With it no
     range is constant."""

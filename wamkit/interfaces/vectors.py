@@ -75,9 +75,11 @@ class StateTokens:
         at = [i for i, role in enumerate(self.roles) if role in roles]
         if len(at) == len(self.roles):
             return self
-        names, times = (tuple(row[i] for i in at) for row in (self.roles, self.times))
+        if not at:
+            return None
         level = None if self.level is None else self.level[:, at]
-        return replace(self, x=self.x[:, at], roles=names, times=times, level=level) if at else None
+        names, times = tuple(self.roles[i] for i in at), tuple(self.times[i] for i in at)
+        return replace(self, x=self.x[:, at], roles=names, times=times, level=level)
 
     def map_tensors(self, rows: Callable[[Tensor], Tensor]) -> StateTokens:
         """The same of other samples, which `rows` takes from x."""

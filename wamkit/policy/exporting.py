@@ -128,8 +128,14 @@ def _normalized(spec: PolicySpec, statistics: Mapping[str, Statistics]) -> dict[
     scaling = {"action": spec.actions.scaling, "state": spec.state.scaling}
     found = {}
     for name, own in statistics.items():
-        pairs = [own.scale(i, rule, scaling[name]) for i, rule in enumerate(rules[name])]
-        center, half = ([pair[i] for pair in pairs] for i in (0, 1))
+        rows = [own.scale(i, rule, scaling[name]) for i, rule in enumerate(rules[name])]
+        if kept := [i for i, row in enumerate(rows) if row.decoded is not None]:
+            raise WamkitError(
+                f"the {name} has constants that are not encoded, and decode to their value "
+                f"(dimensions {', '.join(map(str, kept[:8]))}); exported formats cannot say so",
+                f"--set {'actions' if name == 'action' else name}.scaling.constants=hold",
+            )
+        center, half = [row.center for row in rows], [row.half for row in rows]
         found[name] = Normalized(center, half, asdict(own))
     return found
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,15 @@ HELD = 1e-8
 """Range of a constant that is held: what the network says changes it by no more."""
 RELATIVE = Scaling()
 """The rule of relative constants."""
+
+
+class Scale(NamedTuple):
+    """A dimension is encoded to (value - center) / half, and decoded the other way."""
+
+    center: float
+    half: float
+    decoded: float | None = None
+    """The value of a constant that is kept: it decodes to this, whatever the network says."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +101,7 @@ class Statistics:
         """True if dimension `i` is constant in the data, by the rule of relative constants."""
         return not changes(self.min[i], self.max[i])
 
-    def scale(
-        self, i: int, rule: Normalization, scaling: Scaling = RELATIVE
-    ) -> tuple[float, float]:
+    def scale(self, i: int, rule: Normalization, scaling: Scaling = RELATIVE) -> Scale:
         """Center and half width of dimension `i` under a rule, constants treated by `scaling`.
 
         By default a constant is only moved to 0. Where the quantiles are equal and other values are
@@ -103,9 +110,9 @@ class Statistics:
         """
         low, high = self.min[i], self.max[i]
         if rule == "none":
-            return 0.0, 1.0
+            return Scale(0.0, 1.0)
         if rule == "mean_std" and scaling.std_epsilon > 0:
-            return self.mean[i], self.std[i] + scaling.std_epsilon
+            return Scale(self.mean[i], self.std[i] + scaling.std_epsilon)
         stated = max(scaling.constant_range, scaling.range_epsilon) > 0 and rule != "mean_std"
         if stated:
             if rule == "quantile":
@@ -113,21 +120,23 @@ class Statistics:
             if high - low < scaling.constant_range:
                 return _constant(low, high, scaling)
             half = (high - low + scaling.range_epsilon) / 2
-            return low + half, half
+            return Scale(low + half, half)
         if self.constant(i):
             return _constant(low, high, scaling)
         if rule == "mean_std" and self.std[i] > 0:
-            return self.mean[i], self.std[i]
+            return Scale(self.mean[i], self.std[i])
         if rule == "quantile" and changes(self.q01[i], self.q99[i]):
             low, high = self.q01[i], self.q99[i]
-        return low / 2 + high / 2, high / 2 - low / 2
+        return Scale(low / 2 + high / 2, high / 2 - low / 2)
 
 
-def _constant(low: float, high: float, scaling: Scaling) -> tuple[float, float]:
+def _constant(low: float, high: float, scaling: Scaling) -> Scale:
     """Center and half width of a constant dimension."""
+    if scaling.constants == "keep":
+        return Scale(0.0, 1.0, low)
     if scaling.constants == "hold":
-        return low + HELD / 2, HELD / 2
-    return (low if scaling.constants == "min" else low / 2 + high / 2), 1.0
+        return Scale(low + HELD / 2, HELD / 2)
+    return Scale(low if scaling.constants == "min" else low / 2 + high / 2, 1.0)
 
 
 def _values(row: Any, name: str) -> tuple[float, ...]:
@@ -189,8 +198,8 @@ class Normalizer:
     """value -> (value - center) / half, each dimension by the rule of its group.
 
     min_max and quantile map their range to [-1, 1], mean_std to unit variance. A dimension that
-    is constant in the data (`Statistics.constant`) is only shifted. It is computed in float64, so
-    that a small range far from 0 keeps its digits.
+    is constant in the data (`Statistics.constant`) is only shifted, or what `Scaling.constants`
+    says. It is computed in float64, so that a small range far from 0 keeps its digits.
     """
 
     def __init__(
@@ -207,12 +216,16 @@ class Normalizer:
         `scaling` says what is done about dimensions that hardly vary.
         """
         self.rules, self.statistics, self.clip = tuple(rules), statistics, clip
-        pairs = [(0.0, 1.0)] * len(rules)
+        rows = [Scale(0.0, 1.0)] * len(rules)
         if statistics is not None:
-            pairs = [statistics.scale(i, rule, scaling) for i, rule in enumerate(rules)]
+            rows = [statistics.scale(i, rule, scaling) for i, rule in enumerate(rules)]
         exact: dict[str, Any] = {"dtype": torch.float64}
-        self.center = torch.tensor([center for center, _ in pairs], **exact)
-        self.half = torch.tensor([half for _, half in pairs], **exact)
+        self.center = torch.tensor([row.center for row in rows], **exact)
+        self.half = torch.tensor([row.half for row in rows], **exact)
+        kept = [row.decoded is not None for row in rows]
+        back = [(row.center, row.half) if row.decoded is None else (row.decoded, 0) for row in rows]
+        self.decoder = torch.tensor(back, **exact).T if any(kept) else None
+        """Center and half width for decoding, where they are others."""
         most = math.inf if clip is None else clip
         self.low, self.high = torch.full_like(self.half, -most), torch.full_like(self.half, most)
         if keeps_data and statistics is not None:
@@ -237,7 +250,8 @@ class Normalizer:
 
     def decode(self, values: Tensor) -> Tensor:
         """Normalized [..., A] to physical float32."""
-        center, half = self._on(values, self.center, self.half)
+        rows = (self.center, self.half) if self.decoder is None else self.decoder
+        center, half = self._on(values, *rows)
         return (values.to(center.dtype) * half + center).float()
 
     def _on(self, values: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:

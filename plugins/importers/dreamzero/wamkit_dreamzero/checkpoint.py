@@ -25,6 +25,7 @@ from .specs import (
     PARADIGM,
     PROMPTS,
     RATES,
+    SCALING,
     STATES,
     TAGS,
     cameras,
@@ -93,12 +94,14 @@ def read(importer: DreamZero, source: Source) -> Imported:
             ),
             "control_hz": RATES[robot],
             "clip": 1.0,
+            "scaling": SCALING,
             "groups": list(_groups(robot, shapes)),
         },
         "state": {
             "size": sum(shapes["state"].values()),
             "normalization": "quantile",
             "clip": 1.0,
+            "scaling": SCALING,
         },
         "cameras": cameras(robot, views, average),
         "video": {

@@ -58,6 +58,8 @@ FLOW: dict[str, Any] = {
     "grid_start": 0.999,
     "whole_timesteps": True,
 }
+SCALING: dict[str, Any] = {"constant_range": 1e-30, "constants": "keep"}
+"""A value whose percentiles are equal is not normalized, and decodes to them."""
 IMAGE: dict[str, Any] = {"center_share": 0.95, "rounding": "floor"}
 """Steps of an image of any camera."""
 ARMS = (("left_arm", 7), ("right_arm", 7), ("left_effector", 1), ("right_effector", 1))

@@ -83,6 +83,8 @@ def metadata(config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
             mean, std = torch.randn(size, generator=rng), torch.rand(size, generator=rng) + 0.5
             rows = {"q01": mean - 2 * std, "q99": mean + 2 * std, "min": mean - 3 * std}
             rows |= {"max": mean + 3 * std, "mean": mean, "std": std}
+            if size > 1:  # a value that is constant but for rare ones
+                rows["q01"][0] = rows["q99"][0] = mean[0]
             table[name] = {k: row.tolist() for k, row in rows.items()}
             plain |= {f"{kind}/{name}/{k}": row for k, row in rows.items()}
             modalities[kind][name] = {
