@@ -49,6 +49,7 @@ def measure(path: Path, task: str, seeds: Sequence[int], noise: float) -> None:
                 row |= {"steps": one.steps, "seconds": round(spent, 2)}
                 out.write(json.dumps(row) + "\n")
                 out.flush()
+        print(f"{task}: {len(seeds)} episodes", flush=True)
     except WamkitError as error:
         print(f"{task}: {error.what}", flush=True)
 
@@ -95,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds = [s for s in range(asked.episodes) if (task, s, asked.noise) not in done]
         if seeds:
             measure(asked.out, task, seeds, asked.noise)
-            print(f"{task}: {len(seeds)} episodes", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,17 +84,19 @@ def report(asked: Any) -> None:
 
 
 def draw(found: Any, flops: Any, settings: Any, file: Path) -> None:
-    """Success over the computation of a training and over the time of a chunk."""
+    """Success over the computation of a training, and at the same computation, of each paradigm."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "wamkit"
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), sharey=True)
-    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(f[0] for f in found))}
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.8), sharey=True)
+    names = list(dict.fromkeys(paradigm for paradigm, _, _ in found))
+    ms = {name: min(k["updates"]["ms"] for p, _, k in found if p == name) for name in names}
     for paradigm, video, known in found:
-        style = {"marker": "o" if video == "video" else "x", "color": colors[paradigm]}
+        place, shown = names.index(paradigm), video == USES[0]
+        style = {"marker": "o" if shown else "x", "color": f"C{place}"}
         cost = flops[f"{paradigm}-{video}"] / 1e12
         points = sorted(
             {
@@ -104,25 +106,26 @@ def draw(found: Any, flops: Any, settings: Any, file: Path) -> None:
         )
         across = [x for _, (x, _) in points]
         up = [100 * one["rate"] for _, (_, one) in points]
-        label = f"{paradigm}, {'video loss' if video == 'video' else 'none'}"
+        label = f"{paradigm}, {'video loss' if shown else 'none'}"
         left.plot(across, up, linewidth=1, label=label, **style)
-        one = known["compute"]
-        low, high = (100 * value for value in one["interval"])
-        middle = 100 * one["rate"]
+        low, high = (100 * value for value in known["compute"]["interval"])
+        middle = 100 * known["compute"]["rate"]
         bars = [[middle - low], [high - middle]]
-        right.errorbar([one["ms"]], [middle], yerr=bars, capsize=2, linestyle="none", **style)
+        at = place - 0.15 if shown else place + 0.15
+        right.errorbar([at], [middle], yerr=bars, capsize=3, linestyle="none", **style)
     left.set_xlabel("TFLOP of training")
     left.set_ylabel("success, %")
-    right.set_xlabel("ms of one core for a chunk, at the same compute of training")
-    right.set_xscale("log")
+    left.legend(fontsize=7, loc="best")
+    labels = [f"{name.replace('_', ' ')}\n{ms[name]:.0f} ms" for name in names]
+    right.set_xticks(range(len(names)), labels, fontsize=8)
+    right.set_xlabel("at the same compute of training (95 %); ms of one core for a chunk")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.set_ylim(-2, 102)
-    left.legend(fontsize=7, loc="best")
     total = settings["episodes"] * len(settings["tasks"])
+    tasks = ", ".join(task.partition(":")[2].removesuffix("-v3") for task in settings["tasks"])
     figure.suptitle(
-        f"{', '.join(settings['tasks'])}: {settings['demonstrations']} demonstrations of each, "
-        f"{total} episodes a seed",
+        f"{tasks}: {settings['demonstrations']} demonstrations of each, {total} episodes a seed",
         fontsize=10,
     )
     figure.tight_layout()
