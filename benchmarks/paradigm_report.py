@@ -95,8 +95,8 @@ def draw(found: Any, flops: Any, settings: Any, file: Path) -> None:
     names = list(dict.fromkeys(paradigm for paradigm, _, _ in found))
     ms = {name: min(k["updates"]["ms"] for p, _, k in found if p == name) for name in names}
     for paradigm, video, known in found:
-        place, shown = names.index(paradigm), video == USES[0]
-        style = {"marker": "o" if shown else "x", "color": f"C{place}"}
+        place, has_video = names.index(paradigm), video == USES[0]
+        style = {"marker": "o" if has_video else "x", "color": f"C{place}"}
         cost = flops[f"{paradigm}-{video}"] / 1e12
         points = sorted(
             {
@@ -106,12 +106,12 @@ def draw(found: Any, flops: Any, settings: Any, file: Path) -> None:
         )
         across = [x for _, (x, _) in points]
         up = [100 * one["rate"] for _, (_, one) in points]
-        label = f"{paradigm}, {'video loss' if shown else 'none'}"
+        label = f"{paradigm}, {'video loss' if has_video else 'none'}"
         left.plot(across, up, linewidth=1, label=label, **style)
         low, high = (100 * value for value in known["compute"]["interval"])
         middle = 100 * known["compute"]["rate"]
         bars = [[middle - low], [high - middle]]
-        at = place - 0.15 if shown else place + 0.15
+        at = place - 0.15 if has_video else place + 0.15
         right.errorbar([at], [middle], yerr=bars, capsize=3, linestyle="none", **style)
     left.set_xlabel("TFLOP of training")
     left.set_ylabel("success, %")

@@ -170,8 +170,8 @@ def test_the_optional_idm_is_trained_as_its_settings_say(
 ) -> None:
     paradigm: Any = policies["optional_idm"].spec.paradigm
     assert (paradigm.context_noise_prob, paradigm.drop_future_prob) == (0.0, 0.5)
-    told = {"action_idm_prob": 0.75, "video_cond_noise_prob": "0.2"}
-    paradigm = import_tiny(tmp_path, "libero", "optional_idm", **told).spec.paradigm
+    settings = {"action_idm_prob": 0.75, "video_cond_noise_prob": "0.2"}
+    paradigm = import_tiny(tmp_path, "libero", "optional_idm", **settings).spec.paradigm
     assert (paradigm.context_noise_prob, paradigm.drop_future_prob) == (0.2, 0.25)
 
 

@@ -180,8 +180,8 @@ def _shown_future(settings: HydraConfig, variant: str) -> dict[str, Any]:
         return found
     if (noised := settings.get("model.video_cond_noise_prob")) is not None:
         found["context_noise_prob"] = _share(noised, "model.video_cond_noise_prob", settings)
-    if variant == "optional_idm" and (shown := settings.get("model.action_idm_prob")) is not None:
-        found["drop_future_prob"] = 1 - _share(shown, "model.action_idm_prob", settings)
+    if variant == "optional_idm" and (share := settings.get("model.action_idm_prob")) is not None:
+        found["drop_future_prob"] = 1 - _share(share, "model.action_idm_prob", settings)
         if found["drop_future_prob"] == 1:
             raise WamkitError(
                 f"{settings.where}: model.action_idm_prob = 0: no action was ever shown a future",

@@ -200,8 +200,8 @@ def test_a_run_in_bfloat16_rounds_neither_levels_nor_steps(
     schedule = wide.schedules["action"]
     assert not schedule.config.bf16_sampling
     sampler = schedule.init_sampler(torch.zeros(1, 1, 1))
-    told, lengths = (record[f"outputs/{x}_bfloat16"].double() for x in ("told", "lengths"))
-    same_values(torch.tensor(sampler.levels).double(), told / 1000, VERIFIED["levels"])
+    levels, lengths = (record[f"outputs/{x}_bfloat16"].double() for x in ("levels", "lengths"))
+    same_values(torch.tensor(sampler.levels).double(), levels / 1000, VERIFIED["levels"])
     steps = torch.tensor([lower - s for s, lower in pairwise(sampler.nodes)]).double()
     same_values(steps, lengths, VERIFIED["levels"], scale=1.0)
     other_values(steps.bfloat16().double(), lengths, 5e-4)

@@ -224,11 +224,11 @@ def acted(
 
 def levels_in_bfloat16(net: Any, matrix: Tensor, text: Any, *seen: Any) -> dict[str, Tensor]:
     """What a run in bfloat16, as published, tells the network of levels, and its step lengths."""
-    net, told, lengths = deepcopy(net).bfloat16().eval(), [], []
+    net, levels, lengths = deepcopy(net).bfloat16().eval(), [], []
     step = FlowMatchEulerDiscreteScheduler.step
 
     def watch(module: Any, args: Any, named: dict[str, Any]) -> None:
-        told.append(named["action_timestep"][0, -1])
+        levels.append(named["action_timestep"][0, -1])
 
     def measured(flow: Any, velocity: Tensor, at: Tensor, x: Tensor, **named: Any) -> Any:
         one, zero = torch.ones(1, dtype=velocity.dtype), torch.zeros(1, dtype=x.dtype)
@@ -240,7 +240,7 @@ def levels_in_bfloat16(net: Any, matrix: Tensor, text: Any, *seen: Any) -> dict[
         parts = Vae(matrix.bfloat16()), TextEncoder(deepcopy(text).bfloat16())
         acted(net, *parts, *seen, dtype=torch.bfloat16)
     return {
-        "outputs/told_bfloat16": torch.stack(told),
+        "outputs/levels_bfloat16": torch.stack(levels),
         "outputs/lengths_bfloat16": torch.cat(lengths),
     }
 
