@@ -42,7 +42,7 @@ class Call:
 
     frames: tuple[str, ...]  # roles of the frames in it
     vectors: tuple[tuple[str, str], ...]  # modality and role
-    state: bool
+    state: str  # role of the state in it; empty if there is none
     cached: tuple[str, ...]  # roles that are looked up
     prefill: bool
     batch: int
@@ -66,7 +66,7 @@ class _Answering:
             Call(
                 tuple(dict.fromkeys(role for f in frames for role in f.roles)),
                 tuple(vectors),
-                inputs.state is not None,
+                _state_role(inputs),
                 () if cache is None else tuple(sorted(cache.roles)),
                 is_prefill(inputs, keep),
                 inputs.text.tokens.shape[0],
@@ -86,6 +86,14 @@ class _Answering:
             if (clip := getattr(inputs, name)) is not None:
                 found[name] = torch.zeros_like(clip.z)
         return ModelOutput(**found, cache=left)
+
+
+def _state_role(inputs: ModelInputs) -> str:
+    """Role of the state, of the episode or of the block that is made; empty if there is none."""
+    if inputs.states is not None:
+        (role,) = inputs.states.roles
+        return role
+    return "" if inputs.state is None else "state"
 
 
 def calls_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Call, int]]:

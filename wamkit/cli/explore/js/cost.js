@@ -57,8 +57,8 @@ Explore.stageParts = (choice, sizes, stage, counts) => {
     if (![...cached].some((role) => Explore.base(role) === "context")) {
       slots.push(["context", Explore.slotFrames(choice, sizes, "context")]);
     }
-    if (stage.state && felt && !cached.has("state")) {
-      slots.push(["state", Explore.slotFrames(choice, sizes, "state")]);
+    if (stage.state && felt && !cached.has(stage.state)) {
+      slots.push([stage.state, Explore.slotFrames(choice, sizes, "state")]);
     }
     for (const [modality, role] of stage.vectors) {
       if (has(modality)) slots.push([role, Explore.slotFrames(choice, sizes, modality)]);
@@ -72,8 +72,8 @@ Explore.stageParts = (choice, sizes, stage, counts) => {
   parts.textNew = streamed && !cached.has("text") && parts.clips.length > 0;
   if (counts.joins === "tokens") {
     const own = [];
-    if (stage.state && felt && !cached.has("state") && extra.state) {
-      own.push(["state", extra.state]);
+    if (stage.state && felt && !cached.has(stage.state) && extra.state) {
+      own.push([stage.state, extra.state]);
     }
     for (const [modality, role] of stage.vectors) {
       if (!has(modality)) continue;
@@ -140,7 +140,8 @@ Explore.attention = (choice, counts, parts, keys, prefill) => {
       for (const [role, n] of segments) {
         const seen = (sees[role] ?? []).slice().sort();
         const found = [...new Set(seen)].filter(
-          (r) => present[r] || (keys[r] && (withOwn || counts.joins !== "tokens" || !ownRoles.has(r))),
+          (r) => present[r] || (keys[r]
+            && (withOwn || counts.joins !== "tokens" || !ownRoles.has(Explore.base(r)))),
         );
         const own = apart && framed.has(role) ? views : 1;
         const count = found.reduce((sum, r) => sum
@@ -239,14 +240,14 @@ Explore.stageCost = (choice, sizes, stage, counts) => {
       });
     }
   });
-  const felt = Number(state > 0 && stage.state);
+  const felt = Number(state > 0 && stage.state !== "");
   if (parts.own.length) {
     const n = parts.own.reduce((total, [, tokens]) => total + tokens, 0);
     if (stage.prefill) {
       const row = [1, n, n * parts.text, parts.text, state];
       add(sum, Explore.polynomial(counts.vectors.kept, row, [0, 4]));
     } else {
-      const fresh = felt && (!parts.cached.has("state") || counts.tokens.state_noisy) ? 1 : 0;
+      const fresh = felt && (!parts.cached.has(stage.state) || counts.tokens.state_noisy) ? 1 : 0;
       const acts = Number(parts.vectors.action);
       const next = Number(parts.vectors.next_state);
       add(sum, Explore.polynomial(counts.vectors.noisy, [
