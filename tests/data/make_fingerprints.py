@@ -51,7 +51,7 @@ PROMPTS = ("lift", "put the cup on it")
 """Of different lengths, so that the first is padded."""
 STEPS = 4
 THEN = {"state": "episode", "context_noise_prob": 0.5}
-"""What `autoregressive` had by default when the numbers were recorded."""
+"""What `autoregressive` had by default when the fingerprints were recorded."""
 """The most network evaluations of a denoising in the examples."""
 
 Print = dict[str, Any]

@@ -14,7 +14,7 @@ class PastImages:
     """Keeps what was observed at each executed step, as far back as a policy looks.
 
     A policy may look at several moments (`metadata["image_steps"]`), and one with a memory of its
-    episode is shown what became of its last chunk: as many images as its reply asked for,
+    episode gets what became of its last chunk: as many images as its reply asked for,
     `metadata["image_stride"]` steps apart.
     """
 

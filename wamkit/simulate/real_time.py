@@ -12,7 +12,7 @@ drawn for each episode from its own seed, so that results depend neither on the 
 other episodes of a batch. An episode begins with its first chunk, which comes without a delay, so
 that a robot that stands still always has a last target.
 
-A policy with a memory is shown what became of a whole chunk before it plans the next one: nothing
+A policy with a memory sees what became of a whole chunk before it plans the next one: nothing
 is left to execute meanwhile, and the robot stands still for every delay.
 """
 

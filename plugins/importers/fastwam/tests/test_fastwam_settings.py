@@ -74,7 +74,7 @@ def test_settings_that_no_spec_expresses_are_refused(
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("action_idm_prob", 0, "action_idm_prob = 0: no action was ever shown a future"),
+        ("action_idm_prob", 0, "action_idm_prob = 0: no action ever saw a future"),
         ("action_idm_prob", 1.5, "action_idm_prob = 1.5, expected a number from 0 to 1"),
         ("video_cond_noise_prob", "often", "video_cond_noise_prob = 'often', expected a number"),
     ],

@@ -74,7 +74,7 @@ def step(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Step:
-    """The step with the authors' numbers, in the order in which they are drawn here."""
+    """The step with the authors' draws, in the order in which they are drawn here."""
     policy = policies[name.replace("optional", "optional_idm").partition("/")[0]]
     given = part_of(trained, "inputs/")
     x = {k: v.double() if v.is_floating_point() else v.bool() for k, v in given.items()}
@@ -93,8 +93,8 @@ def step(
     uniform = [x["level_action"], x["level_video"]]
     if (left_out := STEPS[name]) is not None:
         uniform += [torch.tensor(left_out), x["noised"], x["level_copy"]]
-    numbers = iter(uniform)
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(numbers))
+    draws = iter(uniform)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(draws))
     noise = [x[f"noise_{part}"] for part in ("action", "video", "copy")]
     rng = RecordedNoise([noise[0], *(clip[:, :, 1:] for clip in noise[1:])])
     noisy, goals = policy.paradigm.add_noise(training_inputs(policy, batch), policy.schedules, rng)

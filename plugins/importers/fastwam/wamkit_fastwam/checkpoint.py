@@ -174,7 +174,7 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
 
 
 def _shown_future(settings: HydraConfig, variant: str) -> dict[str, Any]:
-    """What the settings say of the future that an IDM is shown in training; {} if nothing."""
+    """What the settings say of the future that an IDM sees in training; {} if nothing."""
     found: dict[str, Any] = {}
     if variant not in ("idm", "optional_idm"):
         return found
@@ -184,7 +184,7 @@ def _shown_future(settings: HydraConfig, variant: str) -> dict[str, Any]:
         found["drop_future_prob"] = 1 - _share(share, "model.action_idm_prob", settings)
         if found["drop_future_prob"] == 1:
             raise WamkitError(
-                f"{settings.where}: model.action_idm_prob = 0: no action was ever shown a future",
+                f"{settings.where}: model.action_idm_prob = 0: no action ever saw a future",
                 "import it as a Fast-WAM that imagines none: --set importer.variant=uncond",
             )
     return {"paradigm": found} if found else {}

@@ -73,7 +73,7 @@ def optional() -> type:
 
 
 def inputs() -> dict[str, Tensor]:
-    """One batch, noise and uniform numbers; the end of one sample is padding."""
+    """One batch, noise and uniform draws; the end of one sample is padding."""
     rng = torch.Generator().manual_seed(3)
 
     def drawn(*shape: int) -> Tensor:
@@ -101,7 +101,7 @@ def replay(tensors: list[Tensor]) -> Callable[..., Tensor]:
 @torch.no_grad()
 @float64()
 def training_step(model: Any, x: dict[str, Tensor], more: list[Tensor]) -> dict[str, Tensor]:
-    """What one training step predicts and costs; `more` are uniform numbers behind the levels."""
+    """What one training step predicts and costs; `more` are uniform draws behind the levels."""
     model._encode_video_latents = lambda *given, **named: x["latents"].clone()
     kept: dict[str, Tensor] = {}
 
