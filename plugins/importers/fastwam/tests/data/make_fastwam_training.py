@@ -10,7 +10,7 @@ recorded with the future for all samples, and one for none. Shifts are those of 
 
 What is theirs: `training_loss` of every variant as it stands, the masks that it builds, the two
 ways in which the optional IDM acts, and levels rounded to bfloat16. What is not: the latents, which
-are given in place of a VAE's, and the random numbers, which are drawn before and recorded. The
+are given in place of a VAE's, and the random draws, which are drawn before and recorded. The
 weights are those of `fastwam_runs.safetensors`. Networks and losses are computed in float64.
 """
 
