@@ -3,6 +3,10 @@
 Operations and bytes of a pass are those of self-attention, which the page computes from the
 attention plan, and the rest, a polynomial of a few sizes. Its coefficients are solved for from
 passes on the meta device, exactly; passes beyond those needed check that it is one.
+
+All is counted in bfloat16, of which float32 takes twice the bytes. Networks compute a few things in
+float32 in any case, such as levels; in a small one they are a tenth of all bytes, so it is counted
+in float32 too.
 """
 
 from __future__ import annotations
@@ -104,6 +108,8 @@ class Costs:
     """Layers that the head reads."""
     unsolved: list[str] = field(default_factory=list)
     """What is no such polynomial."""
+    float32: dict[str, Any] | None = None
+    """The same `frames`, `vectors` and `suffix` in float32, of small networks."""
 
     def add_vectors(self, rows: list[list[int]], spent: list[Spent]) -> None:
         """Solve for the polynomial of VECTORS, with as few terms as go."""
@@ -283,8 +289,17 @@ class Measured:
         return ModelOutput(cache=kept, **({} if prefill else velocities(backbone, videos, tokens)))
 
 
-def measure(measured: Measured, config: ActionHeadConfig) -> Costs:
-    """The polynomials of one backbone with one head."""
+def measure(measured: Measured, config: ActionHeadConfig, wide: Measured | None = None) -> Costs:
+    """The polynomials of one backbone with one head, and those of the same in float32."""
+    costs = _measure(measured, config)
+    if wide is not None:
+        again = _measure(wide, config)
+        costs.unsolved += [f"{name} in float32" for name in again.unsolved]
+        costs.float32 = {key: getattr(again, key) for key in ("frames", "vectors", "suffix")}
+    return costs
+
+
+def _measure(measured: Measured, config: ActionHeadConfig) -> Costs:
     costs, heads = Costs(), [measured.head(config, sizes) for sizes in BUILDS]
     head, spent = heads[0], measured.spent
     if isinstance(head, ExpertHead | ReaderHead):
@@ -312,9 +327,7 @@ def _measure_vectors(costs: Costs, measured: Measured, heads: list[Any]) -> None
 
     def pass_of(build: int, following: int, value: int, height: int, length: int) -> Any:
         head, sizes, key = heads[build], BUILDS[build], (build, height * reads, length)
-        if known := key in caches:
-            pass
-        else:
+        if key not in caches:
             seen = ModelInputs(measured.text(length), measured.clip("context", 1, height, 2))
             caches[key] = measured.run(head.join, seen, keep=("context", "text"), times=2)[1].cache
         cache, parts = caches[key], measured.vectors(head, sizes, following, value)
@@ -322,9 +335,8 @@ def _measure_vectors(costs: Costs, measured: Measured, heads: list[Any]) -> None
         groups = head.token_groups(asked) if reads else head.token_groups(asked, cache.roles)
         n = sum(len(group.roles) for group in groups)
         m = measured.tokens(height, 2) + length * streamed if reads else 0
-        first = later = measured.run(head.join, asked, cache)[0]
-        if not known or reads or following or value:  # nothing of it was kept yet
-            later = measured.run(head.join, asked, cache)[0]
+        first = measured.run(head.join, asked, cache)[0]
+        later = measured.run(head.join, asked, cache)[0]  # what is kept is there
         (chunk, action, size), whole = sizes, asked.text.length
         row = [1, n, chunk * action, action, n * n, m, n * m, n * whole, whole]
         row += [size > 0, size, chunk * size, following, following * size, value]

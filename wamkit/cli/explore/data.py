@@ -265,6 +265,8 @@ def _short(found: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
             kind: [pool.add(x["operations"]), pool.add(x["bytes"])]
             for kind, x in found[group].items()
         }
+    if found.get("float32"):
+        made["float32"] = _short(found["float32"], pool)
     return made
 
 

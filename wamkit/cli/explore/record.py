@@ -21,6 +21,8 @@ from .brought import whole, whole_key
 from .choices import Choice, Preset, choices, spec_of
 
 GROUPS = ("pairs", "vaes", "parameters", "systems")
+SMALL = 50_000_000
+"""Parameters of a backbone below which it is counted in float32 too."""
 FILE = Path(__file__).parent / "counts.json.gz"
 
 
@@ -36,6 +38,8 @@ def counted(
     offered: Mapping[str, list[Choice]], known: Mapping[str, Any], pairs: Sequence[Pair]
 ) -> Iterator[tuple[str, str, Any]]:
     """What is not `known` yet of the parts offered and of some pairs, one after the other."""
+    import torch
+
     from ...bench.counts.encoding import encoding
     from ...bench.counts.passes import Measured, measure
     from .._params import parameters
@@ -49,7 +53,7 @@ def counted(
         if vae.key not in known["vaes"] and not missing_files(vae.part):
             yield "vaes", vae.key, encoding(vae.part)  # type: ignore[arg-type]
     done: dict[str, Any] = {}
-    networks: dict[str, Measured] = {}
+    networks: dict[str, list[Measured]] = {}
     for backbone, head in pairs:
         name = f"{backbone.key} {head.key}"
         if name in known["pairs"] or missing_files(backbone.part) or not may_join(head, backbone):
@@ -57,8 +61,12 @@ def counted(
         same = f"{_sizes(backbone, known)} {head.key}"
         if same not in done:
             if backbone.key not in networks:
-                networks = {backbone.key: Measured(fitted(backbone.part))}  # type: ignore[arg-type]
-            done[same] = asdict(measure(networks[backbone.key], head.part))  # type: ignore[arg-type]
+                part: Any = fitted(backbone.part)
+                small = known["parameters"].get(backbone.key, SMALL) < SMALL
+                dtypes = (torch.bfloat16, torch.float32) if small else (torch.bfloat16,)
+                networks = {backbone.key: [Measured(part, dtype) for dtype in dtypes]}
+            narrow, *wide = networks[backbone.key]
+            done[same] = asdict(measure(narrow, head.part, *wide))  # type: ignore[arg-type]
         yield "pairs", name, done[same]
 
 

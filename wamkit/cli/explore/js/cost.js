@@ -31,6 +31,9 @@ Explore.guided = (choice) => ["video", "action", "next_state", "value"].some(
   (modality) => Explore.schedule(choice, modality).guidance_scale !== 1,
 );
 
+/** Whether the network computes in float32. */
+Explore.isWide = (choice) => (choice.raw.dtype ?? Explore.data.defaults.dtype) === "float32";
+
 /** What the passes of a stage are made of. */
 Explore.stageParts = (choice, sizes, stage, counts) => {
   const { traits } = Explore.part(choice, "backbone");
@@ -207,6 +210,10 @@ Explore.readViews = (choice, sizes, stage, parts) => {
 
 /** One stage: its passes, and the operations and bytes of each pass and of all. */
 Explore.stageCost = (choice, sizes, stage, counts) => {
+  const wide = Explore.isWide(choice);
+  // Where the network was not counted in float32, that takes twice the bytes.
+  const width = wide && !counts.float32 ? 2 : 1;
+  const narrow = (wide ? 4 : 2) / width;
   const parts = Explore.stageParts(choice, sizes, stage, counts);
   const keys = {};
   for (const role of stage.cached) {
@@ -235,7 +242,7 @@ Explore.stageCost = (choice, sizes, stage, counts) => {
       const places = count * clip.size.height * clip.size.width * (stage.prefill ? 1 : 3);
       add(sum, {
         operations: 2 * places * vae.channels * traits.latent_channels,
-        bytes: 2 * places * (vae.channels + traits.latent_channels),
+        bytes: narrow * places * (vae.channels + traits.latent_channels),
         shared: 0,
       });
     }
@@ -281,7 +288,6 @@ Explore.stageCost = (choice, sizes, stage, counts) => {
     }
   }
   const [attended, moved] = Explore.attention(choice, counts, parts, keys, stage.prefill);
-  const width = (choice.raw.dtype ?? Explore.data.defaults.dtype) === "float32" ? 2 : 1;
   const whole = (found, more = [0, 0]) => ({
     operations: (found.operations + more[0]) * batch,
     bytes: (found.bytes * batch + found.shared) * width + more[1] * batch,
@@ -320,7 +326,8 @@ Explore.encoding = (choice, sizes) => {
 /** All stages of a chunk with their costs; null where they were not counted. */
 Explore.cost = (choice) => {
   const sizes = Explore.sizes(choice);
-  const counts = Explore.counts(choice);
+  const found = Explore.counts(choice);
+  const counts = found && Explore.isWide(choice) ? { ...found, ...found.float32 } : found;
   const encode = Explore.encoding(choice, sizes);
   if (!counts || !Explore.plan(choice)) return null;
   const stages = Explore.stages(choice, sizes)
@@ -328,7 +335,8 @@ Explore.cost = (choice) => {
     .filter((found) => found.passes > 0);
   const guided = Explore.guided(choice) ? 2 : 1;
   const [operations, bytes] = sizes.state && counts.suffix ? counts.suffix : [0, 0];
-  const suffix = { operations: operations * guided, bytes };
+  const width = Explore.isWide(choice) && !counts.float32 ? 2 : 1;
+  const suffix = { operations: operations * guided, bytes: bytes * width };
   const total = { operations: suffix.operations, bytes: suffix.bytes, passes: 0 };
   for (const found of [...stages, ...(encode ? [encode] : [])]) {
     total.operations += found.operations;
