@@ -14,6 +14,8 @@ from .files import headers, open_weights
 from .source import Source
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+LIBERO_CAMERAS = {"image", "image2"}
+"""Cameras of LeRobot's LIBERO: a policy that has them acts by the conventions `lerobot`."""
 STEPS = frozenset(
     {
         "rename_observations_processor",

@@ -8,7 +8,7 @@ cameras, sizes and the normalization (`shape_meta`, `processor`, `concat_multi_c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -93,13 +93,26 @@ def robot_tables(
         {"name": name, "size": list(size), **view}
         for name, size in zip(_CAMERAS[robot], sizes, strict=True)
     ]
+    conventions = {"conventions": "fastwam"} if robot == "libero" else {}
     return {
+        **conventions,
         "actions": {"chunk_size": chunk_size, "clip": 5.0, "scaling": SCALING, **_ACTIONS[robot]},
         "state": {"clip": 5.0, "scaling": SCALING, **_STATES[robot]},
         "cameras": {
             "layout": "side_by_side" if robot == "libero" else "t_shape",
             "views": views,
         },
+    }
+
+
+def precision_tables(settings: HydraConfig, modalities: Iterable[str]) -> dict[str, Any]:
+    """`dtype` and rounding of training levels, as `mixed_precision` says; {} if it is not set."""
+    if not (precision := settings.get("mixed_precision")):
+        return {}
+    rounded = {"bf16_timesteps": precision == "bf16"}
+    return {
+        "dtype": PRECISIONS[precision],
+        "schedules": {modality: dict(rounded) for modality in modalities},
     }
 
 

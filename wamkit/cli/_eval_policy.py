@@ -52,6 +52,16 @@ def expect_serve() -> None:
             )
 
 
+def trained_conventions(options: PolicyOptions) -> str:
+    """The conventions that a saved policy names; "" of a baseline, a server, or none at all."""
+    from ..config.runs import is_folder
+    from ..policy.build import resolve
+
+    if options.policy in BASELINES or is_remote(options.policy) or not is_folder(options.policy):
+        return ""
+    return resolve(resolve_source(Path(options.policy)), options.overrides).conventions
+
+
 def load_runner(options: PolicyOptions, robot: Robot, *, imagine: bool = False) -> PolicyRunner:
     """The policy, loaded when everything fits. Raises SpecError with all that does not."""
     from ..config.runs import is_folder

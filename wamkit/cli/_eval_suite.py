@@ -15,7 +15,7 @@ from ..config.suites import choose_tasks, find_suite
 from ..files.locking import lock
 from ..files.paths import expand_home
 from ._env_options import progress
-from ._eval_policy import PolicyOptions, load_actor
+from ._eval_policy import PolicyOptions, load_actor, trained_conventions
 from ._eval_results import draw, publish
 from ._output import INTERRUPTED, emit, note, say
 
@@ -51,7 +51,8 @@ def run_suite(options: SuiteOptions, acting: PolicyOptions, *, json: bool) -> No
     from ..simulate.video import expect_video
 
     suite, shard = find_suite(options.suite), parse_shard(options.shard)
-    tasks = tasks_of(suite, choose_tasks(suite, options.tasks), options.env_settings)
+    numbers = choose_tasks(suite, options.tasks)
+    tasks = tasks_of(suite, numbers, options.env_settings, trained_conventions(acting))
     plan = plan_episodes(tasks, options.episodes, options.seed)
     if options.films:
         expect_video(options.film)

@@ -13,7 +13,7 @@ from ..files import strict_json
 from ..files.durable import recover, replacing_folder
 from ..files.paths import expand_home
 from ._env_options import progress
-from ._eval_policy import BASELINES, PolicyOptions, load_runner
+from ._eval_policy import BASELINES, PolicyOptions, load_runner, trained_conventions
 from ._imagined import draw_imagined, open_quality
 from ._output import emit, note, say, show_table, table, versioned
 from ._real_time import RealTimeOptions
@@ -48,7 +48,7 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
 
     env, episodes, film = options.env, options.episodes, options.film
     policy = acting.policy
-    config = choose(env, options.env_settings)
+    config = choose(env, options.env_settings, trained_conventions(acting))
     baseline = policy in BASELINES
     record = _vacant(options.record, "--record")
     dataset = _vacant(options.dataset, "--dataset")

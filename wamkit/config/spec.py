@@ -68,6 +68,11 @@ class PolicySpec(Table):
     """Of the backbone and the action head; noise levels and losses are always float32."""
     seed: int = Field(0, ge=0, le=MOST)
     """Of random weights, where no published ones are named."""
+    conventions: str = ""
+    """Conventions that the policy was trained with, by the name that an environment has for them,
+    such as LIBERO's `fastwam`: orientation of images, sign of the gripper, order of the state.
+    `wamkit eval` sets them in every environment that has the option `conventions`, unless --env-arg
+    does. Left out: the environment's usual ones."""
     format: Literal[1] = 1
     """Of the spec itself."""
 
@@ -223,7 +228,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "video": VideoConfig,
     "schedules": Schedules,
 }
-SCALARS = ("dtype", "seed", "format")
+SCALARS = ("dtype", "seed", "conventions", "format")
 
 
 def read(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:

@@ -98,11 +98,12 @@ class Environment(Protocol):
         """Free the simulator."""
 
 
-def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
+def choose(text: str, overrides: Iterable[str] = (), conventions: str = "") -> EnvironmentConfig:
     """The configuration that `NAME` or `NAME:TASK` means, with `KEY=VALUE` overrides.
 
-    Raises WamkitError if there is no such environment or task, if an override names another one, or
-    if a module is missing.
+    `conventions` are those of a policy: they are set in an environment that has several, unless
+    `overrides` do. Raises WamkitError if there is no such environment or task, if an override names
+    another one, or if a module is missing.
     """
     name, colon, subject = text.partition(":")
     owned = ":".join(text.split(":")[:2])
@@ -115,7 +116,10 @@ def choose(text: str, overrides: Iterable[str] = ()) -> EnvironmentConfig:
             raise WamkitError(f"{name} has no tasks to choose from", f"leave out ':{subject}'")
         raw[cls.subject] = subject
     overrides = list(overrides)
-    for key in (text.partition("=")[0].strip() for text in overrides):
+    typed = [text.partition("=")[0].strip() for text in overrides]
+    if conventions and "conventions" in cls.model_fields and "conventions" not in typed:
+        raw["conventions"] = conventions
+    for key, text in zip(typed, overrides, strict=True):
         if key in raw:  # what the name says already
             raise WamkitError(
                 f"{key} is set twice: by {text!r}, and by an override",

@@ -82,15 +82,17 @@ def parse_shard(text: str | None) -> Shard | None:
     return Shard(int(found[1]) - 1, int(found[2]))
 
 
-def tasks_of(suite: Suite, numbers: Iterable[int], overrides: Sequence[str]) -> list[Task]:
+def tasks_of(
+    suite: Suite, numbers: Iterable[int], overrides: Sequence[str], conventions: str = ""
+) -> list[Task]:
     """The tasks of those numbers, each with its environment by the suite's protocol.
 
-    `overrides` of the environment come last. Raises WamkitError if one is wrong, or if a module
-    is missing.
+    `overrides` of the environment come last; `conventions` are those of the policy. Raises
+    WamkitError if one is wrong, or if a module is missing.
     """
     settings = [*suite.settings, *overrides]
     return [
-        Task(n, suite.subjects[n], choose(suite.label(suite.subjects[n]), settings))
+        Task(n, suite.subjects[n], choose(suite.label(suite.subjects[n]), settings, conventions))
         for n in numbers
     ]
 

@@ -73,8 +73,9 @@ CONVENTIONS: Mapping[str, Convention] = {
         gripper="opens",
     ),
     "cosmos_policy": Convention(
-        "github.com/NVlabs/cosmos-policy, cosmos_policy/experiments/robot/libero",
-        images="upright",
+        "github.com/NVlabs/cosmos-policy, cosmos_policy/experiments/robot/libero; images are "
+        "turned the right way up there, as by the spec of its checkpoints",
+        images="stored",
         state="gripper_pose",
     ),
     "ge_act": Convention("github.com/AgibotTech/Genie-Envisioner, experiments/eval_libero.py"),

@@ -75,9 +75,18 @@ def table(
 
 
 SPECS: dict[str, dict[str, Any]] = {
-    "libero": table(
-        ("wrist_image", "image"), SIMULATED, chunk=16, control_hz=20, groups=POSE, state=9, steps=5
-    ),
+    "libero": {
+        "conventions": "cosmos_policy",
+        **table(
+            ("wrist_image", "image"),
+            SIMULATED,
+            chunk=16,
+            control_hz=20,
+            groups=POSE,
+            state=9,
+            steps=5,
+        ),
+    },
     "robocasa": table(
         ("wrist_image", "left_image", "right_image"),
         SIMULATED,

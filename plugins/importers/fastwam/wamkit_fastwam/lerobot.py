@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wamkit.checkpoints.lerobot_policy import (
+    LIBERO_CAMERAS,
     POSTPROCESSOR,
     PREPROCESSOR,
     step_of,
@@ -179,6 +180,7 @@ def _spec(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
     rule = _rule(source, config, "ACTION", "normalization_mapping")
     return {
         "dtype": config["torch_dtype"],
+        **({"conventions": "lerobot"} if set(views) == LIBERO_CAMERAS else {}),
         "backbone": {
             "name": "wan",
             "variant": "2.2-ti2v-5b",

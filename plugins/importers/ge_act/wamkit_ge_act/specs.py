@@ -63,6 +63,7 @@ def _views(*names: str, **steps: Any) -> dict[str, Any]:
 _STATE: dict[str, Any] = {"normalization": "quantile", "clip": 1000.0}
 LIBERO: dict[str, Any] = {
     **_COMMON,
+    "conventions": "ge_act",
     "actions": {"chunk_size": 36, "control_hz": 20, **_robot(6, 8)},
     "state": {"size": 8, **_STATE},
     "cameras": _views("image", "wrist_image"),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wamkit.checkpoints.lerobot_policy import (
+    LIBERO_CAMERAS,
     POSTPROCESSOR,
     processor_steps,
     step_rows,
@@ -179,6 +180,7 @@ def _from_lerobot(
         groups=(("action", len(used), "absolute"),),
         channel_map=tuple(used),
         inverted_t=config["camera_layout"] == "robotwin_tshape",
+        conventions="lerobot" if set(views) == LIBERO_CAMERAS else "",
     )
     spec = spec_of(robot)
     spec["schedules"]["video"] |= {

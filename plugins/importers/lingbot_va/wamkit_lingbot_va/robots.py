@@ -35,6 +35,8 @@ class Robot:
     control_hz: float = 10.0
     inverted_t: bool = False
     """Whether the first view lies below a row of the others, which are half as large."""
+    conventions: str = ""
+    """Of LIBERO, as wamkit's environment names them."""
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -89,6 +91,7 @@ ROBOTS: Mapping[str, Robot] = {
             1.0,
         ),
         control_hz=20,
+        conventions="lingbot_va",
         notes=(
             "Cameras show the simulator's images flipped top to bottom, not turned by 180.",
             "The configuration states no rate of control: actions.control_hz = 20 is LIBERO's.",

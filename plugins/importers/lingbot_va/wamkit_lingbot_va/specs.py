@@ -11,6 +11,7 @@ def spec_of(robot: Robot) -> dict[str, Any]:
     """The tables of a spec for the released network on this robot."""
     return {
         "dtype": "bfloat16",
+        **({"conventions": robot.conventions} if robot.conventions else {}),
         "backbone": {"name": "wan", "variant": "2.2-ti2v-5b"},
         "vae": {"name": "wan2.2"},
         "text_encoder": {"name": "umt5-xxl", "max_length": 512, "padding": "zeros"},

@@ -32,9 +32,9 @@ Explore.leftOut = (choice) => (Explore.published(choice)
 /** The tables of a spec, as `wamkit check` reads them. */
 Explore.spec = (choice) => {
   const whole = Explore.published(choice);
-  const { dtype, seed, format, ...sections } = (whole ?? choice).raw;
+  const { dtype, seed, conventions, format, ...sections } = (whole ?? choice).raw;
   const scalars = Object.fromEntries(
-    Object.entries({ dtype, seed, format }).filter(([, value]) => value !== undefined),
+    Object.entries({ dtype, seed, conventions, format }).filter(([, value]) => value !== undefined),
   );
   const parts = Object.fromEntries(
     Explore.kinds.map((kind) => [kind, whole?.parts[kind] ?? Explore.part(choice, kind).table]),
