@@ -8,6 +8,7 @@ from .. import __version__
 from ..config.importing import describe_difference
 from ..config.parts import KINDS
 from ..files.printable import escape_markdown
+from .card_parts import act_command, card_header, describe_view
 
 if TYPE_CHECKING:
     from .importing import ImportPlan
@@ -30,12 +31,7 @@ def import_card(plan: ImportPlan) -> str:
         cells = (kind, part.name, came, part.license)
         rows.append(f"| {' | '.join(map(escape_markdown, cells))} |")
     table = "\n".join(rows)
-    cameras = "; ".join(
-        f"{view.name} {view.size[0]}x{view.size[1]}"
-        + f", turned by {view.rotate} degrees" * bool(view.rotate)
-        + f", flipped {view.flip}" * (view.flip != "none")
-        for view in spec.cameras.views
-    )
+    cameras = "; ".join(map(describe_view, spec.cameras.views))
     groups = "; ".join(
         f"{group.name} ({group.size}, {group.kind}, {group.normalization})"
         for group in spec.actions.groups
@@ -54,19 +50,13 @@ def import_card(plan: ImportPlan) -> str:
         for name, reason in plan.importer.unverified.items()
     )
     have = ", ".join(sorted(plan.statistics)) or "none: values stay normalized"
-    return f"""---
-library_name: wamkit
-pipeline_tag: robotics
-license: {license.lower() if license != "not stated" else "other"}
-tags: [wamkit, robotics, world-action-model]
----
-
+    return f"""{card_header(license)}
 # {system}
 
 Imported by wamkit {__version__} from {escape_markdown(plan.source.origin)} with the importer
 `{plan.importer.name}` ({plan.importer.source}). License of the weights: {license}.
 
-    wamkit act FOLDER --image {spec.cameras.views[0].name}=FILE --prompt "..."
+    {act_command(spec)}
 
 | part | name | weights came from | license |
 |---|---|---|---|
@@ -78,6 +68,7 @@ Imported by wamkit {__version__} from {escape_markdown(plan.source.origin)} with
 - Actions: {spec.actions.chunk_size} x {spec.actions.size} at {spec.actions.control_hz:g} Hz: \
 {groups}.
 - Statistics: {have}.
+- Conventions: {spec.conventions or "none that an environment has a name for"}.
 - Prompt: `{escape_markdown(spec.text_encoder.prompt_template)}`
 
 ## Compared with the authors' code, at tiny size

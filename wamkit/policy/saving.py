@@ -30,6 +30,7 @@ from ..files.paths import expand_home
 from ..files.printable import escape_markdown
 from .actions import read_statistics
 from .build import resolve
+from .card_parts import act_command, card_header, describe_view
 from .devices import expect_device
 from .normalization import Statistics
 
@@ -228,20 +229,15 @@ def model_card(policy: Policy) -> str:
         cells = (kind, part.name, f"{count:,}", pin_revision(str(came)), part.source, part.license)
         rows.append(f"| {' | '.join(map(escape_markdown, cells))} |")
     table = "\n".join(rows)
-    cameras = ", ".join(f"{v.name} {v.size[0]}x{v.size[1]}" for v in spec.cameras.views)
+    cameras = "; ".join(map(describe_view, spec.cameras.views))
     groups = ", ".join(f"{g.name} ({g.size}, {g.kind})" for g in spec.actions.groups)
     units = "physical units" if policy.actions.statistics else "normalized units: no statistics yet"
-    return f"""---
-library_name: wamkit
-pipeline_tag: robotics
-tags: [wamkit, robotics, world-action-model]
----
-
+    return f"""{card_header()}
 # {spec.backbone.name} + {spec.action_head.name}, {spec.paradigm.name}
 
 Saved by wamkit {__version__}. Load it with `wamkit.Policy.load(folder)`, or try it:
 
-    wamkit act FOLDER --image {spec.cameras.views[0].name}=FILE --prompt "..."
+    {act_command(spec)}
 
 | part | name | parameters | weights came from | source | license |
 |---|---|---|---|---|---|

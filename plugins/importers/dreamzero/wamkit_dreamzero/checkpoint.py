@@ -133,7 +133,7 @@ def read(importer: DreamZero, source: Source) -> Imported:
         elsewhere={"text_encoder": UMT5[vae]},
         statistics={kind: _statistics(metadata, shapes[kind], kind) for kind in shapes},
         system=f"DreamZero ({robot}, {'Wan 2.2 5B' if vae == 'wan2.2' else 'Wan 2.1 14B'})",
-        license=importer.license,
+        license=f"not stated; code {importer.license}",
         notes=(
             *NOTES[robot],
             f"No file states a rate of control: actions.control_hz = {RATES[robot]:g} is that of "

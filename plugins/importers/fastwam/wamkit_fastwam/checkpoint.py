@@ -13,12 +13,12 @@ from wamkit.checkpoints.hydra_config import HydraConfig
 from wamkit.checkpoints.robot_run import (
     CONVENTIONS,
     NO_STATISTICS,
-    PRECISIONS,
     TITLES,
     chunk_tables,
     expect_readable,
     guesses,
     layout_of,
+    precision_tables,
     read_dataset_stats,
     released_robot,
     schedule_tables,
@@ -63,7 +63,7 @@ def read(importer: FastWAM, source: Source) -> Imported:
         elsewhere={"vae": WAN, "text_encoder": WAN},
         statistics=statistics,
         system=f"{NAMES[variant]}{TITLES.get(robot or '', '')}",
-        license="MIT",
+        license="not stated; code MIT",
         notes=(
             *NOTES.get(robot or "", ()),
             *(OPTIONAL if variant == "optional_idm" else ()),
@@ -168,9 +168,7 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
     found = merge(found, chunk_tables(settings))
     if views := view_tables(settings):
         found["cameras"] = _cameras(views, layout_of(settings))
-    if precision := settings.get("mixed_precision"):
-        found["dtype"] = PRECISIONS[precision]
-    return found
+    return merge(found, precision_tables(settings, ("video", "action")))
 
 
 def _shown_future(settings: HydraConfig, variant: str) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def read(importer: ImageWAM, source: Source) -> Imported:
         statistics=statistics,
         system=f"ImageWAM FLUX.2 {variant.removeprefix('klein-').upper()}"
         f"{TITLES.get(robot or '', '')}",
-        license="MIT; FLUX.2 klein 4B: Apache-2.0"
+        license="not stated; code MIT; FLUX.2 klein 4B Apache-2.0"
         if variant == "klein-4b"
-        else "MIT; FLUX.2 klein 9B: FLUX Non-Commercial License",
+        else "not stated; code MIT; FLUX.2 klein 9B FLUX Non-Commercial License",
         notes=notes,
     )
 

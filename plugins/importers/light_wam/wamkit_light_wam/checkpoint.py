@@ -19,6 +19,7 @@ from wamkit.checkpoints.robot_run import (
     expect_readable,
     guesses,
     layout_of,
+    precision_tables,
     read_dataset_stats,
     released_robot,
     vector_tables,
@@ -85,7 +86,7 @@ def read(importer: LightWAM, source: Source) -> Imported:
         elsewhere=dict.fromkeys(("vae", "text_encoder"), PLACES[vae]),
         statistics=statistics,
         system=f"Light-WAM{TITLES.get(robot or '', '')}",
-        license="MIT",
+        license="not stated; code MIT",
         notes=(
             *NOTES.get(robot or "", ()),
             *guesses(importer.release, robot, source, settings, spec),
@@ -176,7 +177,7 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
         found["cameras"] = _cameras(views, layout_of(settings))
     if shift := settings.get("model.video_scheduler.train_shift"):
         found["schedules"] = {"video": {"shift": float(shift)}}
-    return found
+    return merge(found, precision_tables(settings, ("video",)))
 
 
 def _cameras(views: list[dict[str, Any]], layout: str) -> dict[str, Any]:
