@@ -36,6 +36,7 @@ def settings(release: str, variant: str) -> dict[str, Any]:
     mask = {"delta_action_dim_mask": {"default": [True] * 3 + [False]}}
     mode = "min/max" if release == "libero" else "z-score"
     return {
+        "mixed_precision": "no",
         "model": {
             "_target_": f"fastwam.runtime.create_fastwam{TARGETS[variant]}",
             "video_dit_config": {

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from wamkit_fastwam import FastWAM
+from wamkit_fastwam.specs import LIBERO
 
 from wamkit.engine.noise_schedule import shift_sigma
 from wamkit.engine.passes import PassRunner
@@ -179,6 +180,8 @@ def test_the_optional_idm_is_trained_as_its_settings_say(
 def test_levels_of_training_are_rounded_as_the_published_ones(
     policies: dict[str, Policy], trained: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for flow in (LIBERO["schedules"]["video"], LIBERO["schedules"]["action"]):
+        assert flow["bf16_timesteps"]
     flow, drawn = policies["joint"].schedules["video"], trained["rounded/drawn"]
     rounded = type(flow)(flow.config.model_copy(update={"bf16_timesteps": True}), flow.tokens)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn)

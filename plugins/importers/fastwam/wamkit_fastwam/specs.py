@@ -10,7 +10,12 @@ WAN = "hf:Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 """Where VAE and text encoder are published."""
 T_SHAPE = ((256, 320), (128, 160), (128, 160))
 """Sizes of the views of RoboTwin, which are fixed in the code: head, left and right wrist."""
-_FLOW: dict[str, Any] = {"shift": 5.0, "loss_weighting": "bell", "steps": 10}
+_FLOW: dict[str, Any] = {
+    "shift": 5.0,
+    "loss_weighting": "bell",
+    "bf16_timesteps": True,
+    "steps": 10,
+}
 _COMMON: dict[str, Any] = {
     "dtype": "bfloat16",
     "backbone": {"name": "wan", "variant": "2.2-ti2v-5b"},

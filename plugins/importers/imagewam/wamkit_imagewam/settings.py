@@ -7,15 +7,16 @@ from typing import Any
 
 from wamkit.checkpoints.hydra_config import HydraConfig
 from wamkit.checkpoints.robot_run import (
-    PRECISIONS,
     expect_readable,
     layout_of,
+    precision_tables,
     schedule_tables,
     unread_schedules,
     vector_tables,
     view_tables,
 )
 from wamkit.checkpoints.setting_values import number, unknown_values, whole_number
+from wamkit.config.extends import merge
 from wamkit.errors import WamkitError
 
 ROBOTWIN_VIEWS = {
@@ -43,11 +44,7 @@ def from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, A
         found["video"] = {"num_frames": 2, "frame_stride": frames - 1}
         found["actions"] = {**found.get("actions", {}), "chunk_size": frames - 1}
     found["schedules"] = schedule_tables(settings)
-    if precision := settings.get("mixed_precision"):
-        found["dtype"] = PRECISIONS[precision]
-        for own in found["schedules"].values():
-            own["bf16_timesteps"] = precision == "bf16"
-    return found
+    return merge(found, precision_tables(settings, found["schedules"]))
 
 
 def lora_scale(settings: HydraConfig) -> float | None:

@@ -45,6 +45,7 @@ SIZES = (
 )
 """Parts as small as the record; other sizes are in the tensors and in `config.yaml`."""
 SETTINGS: dict[str, Any] = {
+    "mixed_precision": "no",
     "model": {
         "_target_": "lightwam.runtime.create_lightwam",
         "video_backbone_type": "wan2_1_t2v",

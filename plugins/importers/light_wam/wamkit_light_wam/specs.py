@@ -26,7 +26,7 @@ _COMMON: dict[str, Any] = {
         "target_downscale": 2,
         "target_pooling": "latents",
     },
-    "schedules": {"video": {"shift": 5.0, "loss_weighting": "bell"}},
+    "schedules": {"video": {"shift": 5.0, "loss_weighting": "bell", "bf16_timesteps": True}},
 }
 LIBERO: dict[str, Any] = {**_COMMON, **robot_tables("libero", 32, [(224, 224)] * 2)}
 ROBOTWIN: dict[str, Any] = {
