@@ -1,4 +1,4 @@
-"""Write the table of published systems into README.md and docs/systems.md.
+"""Write the table of published systems into README.md and docs/systems.md, and a line a section.
 
 python docs/make_systems.py
 
@@ -9,6 +9,7 @@ difference found; its tests measure these again.
 from __future__ import annotations
 
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,34 @@ def row(record: dict[str, Any], page: str) -> str:
     system = str(record["system"])
     anchor = re.sub(r"[^a-z0-9 -]", "", system.lower()).replace(" ", "-")
     specs = ", ".join(f"`{name}`" for name in record.get("specs", []))
-    compared = ", ".join(
+    missing = ", ".join(record.get("open", {}))
+    cell = compared(record) + (f"; open: {missing}" if missing else "")
+    return f"| [{system}]({page}#{anchor}) | {specs} | {cell} |"
+
+
+def compared(record: dict[str, Any]) -> str:
+    """What was compared, each with its largest difference."""
+    found = (
         f"{name.replace('_', ' ')} {describe_difference(value)}"
         for name, value in record["compared"].items()
     )
-    missing = ", ".join(record.get("open", {}))
-    cell = (compared or "nothing yet") + (f"; open: {missing}" if missing else "")
-    return f"| [{system}]({page}#{anchor}) | {specs} | {cell} |"
+    return ", ".join(found) or "nothing yet"
+
+
+def with_sections(text: str) -> str:
+    """A page that says in the section of each system what was verified of it, and what was not."""
+    for record in records():
+        before, heading, rest = text.partition(f"\n## {record['system']}\n")
+        assert heading, record["system"]
+        section, bar, after = rest.partition("\n## ")
+        section = re.sub(r"- Verified: .*?\n(?=- |\n)", "", section, flags=re.DOTALL)
+        filled = textwrap.fill(f"- Verified: {compared(record)}.", 100, subsequent_indent="  ")
+        for name, why in record.get("open", {}).items():
+            line = f"  - open, {name}: {why}."
+            filled += "\n" + textwrap.fill(line, 100, subsequent_indent="    ")
+        place = section.index("- Published: ")
+        text = f"{before}{heading}{section[:place]}{filled}\n{section[place:]}{bar}{after}"
+    return text
 
 
 def with_table(text: str, page: str) -> str:
@@ -54,4 +76,5 @@ PAGES = {ROOT / "README.md": "docs/systems.md", ROOT / "docs" / "systems.md": ""
 
 if __name__ == "__main__":
     for file, page in PAGES.items():
-        file.write_text(with_table(file.read_text(encoding="utf-8"), page), encoding="utf-8")
+        made = with_table(file.read_text(encoding="utf-8"), page)
+        file.write_text(made if page else with_sections(made), encoding="utf-8")
