@@ -61,7 +61,7 @@ class World:
 
 WORLDS = {
     "metaworld": World(
-        ("metaworld:button-press-topdown-v3", "metaworld:drawer-open-v3"), 20, 150, 64, 1600
+        ("metaworld:button-press-topdown-v3", "metaworld:drawer-open-v3"), 20, 150, 64, 3200
     ),
     "pusht": World(
         ("pusht",),
