@@ -109,14 +109,22 @@ def _remove(key: str) -> Change:
     return lambda data: data.__delitem__(key)
 
 
-def _shorten(data: Any) -> None:
-    short = data["demo_1/actions"][:3]
-    del data["demo_1/actions"]
-    data["demo_1/actions"] = short
+def _put(key: str, compute: Callable[[Any], Any]) -> Change:
+    """Replace a data set by what `compute` makes of its values."""
+
+    def change(data: Any) -> None:
+        values = data[key][:]
+        del data[key]
+        data[key] = compute(values)
+
+    return change
 
 
-def _poison(data: Any) -> None:
-    data["demo_1/actions"][2, 3] = np.nan
+def _with(value: float) -> Callable[[Any], Any]:
+    return lambda values: np.where(np.arange(values.size).reshape(values.shape) == 3, value, values)
+
+
+FRONT = "demo_1/obs/agentview_rgb"
 
 
 @pytest.mark.parametrize(
@@ -124,8 +132,27 @@ def _poison(data: Any) -> None:
     [
         (_remove("demo_1/obs/eye_in_hand_rgb"), "demo_1: no obs/eye_in_hand_rgb"),
         (_remove("demo_0/obs"), "demo_0: no obs/agentview_rgb"),
-        (_shorten, r"actions are \[3, 7\], states \[5, 8\], images 5, 5"),
-        (_poison, "actions holds values that are not finite"),
+        (_put("demo_1/actions", lambda old: old[:3]), r"\[3, 7\], states \[5, 8\], images 5, 5"),
+        (_put("demo_1/actions", _with(np.nan)), "demo_1: actions hold values that are not finite"),
+        (_put("demo_1/obs/ee_states", _with(1e300)), "ee_states hold values that are not finite"),
+        (_put("demo_1/actions", lambda old: old.astype("S9")), r"actions are \|S9, expected numb"),
+        (_put("demo_1/actions", lambda old: old + 1j), "actions are complex128, expected numbers"),
+        (_put("demo_1/actions", lambda old: old[:, :6]), r"are \[5, 6\], expected \[T, 7\]"),
+        (_put("demo_1/obs/ee_states", lambda old: old[:, :3]), r"\[5, 3\], expected \[T, 6\]"),
+        (
+            _put(FRONT, lambda old: (old / 255).astype(np.float32)),
+            r"demo_1: obs/agentview_rgb are float32, expected uint8\n.*\(255 \* images\)",
+        ),
+        (_put(FRONT, lambda old: old.astype(np.int64)), "agentview_rgb are int64, expected uint8"),
+        (_put(FRONT, lambda old: old > 127), "agentview_rgb are bool, expected uint8"),
+        (
+            _put(FRONT, lambda old: np.moveaxis(old, -1, 1)),
+            r"\[5, 3, 8, 8\], expected \[T, height, width, 3\]\n.*np.moveaxis\(images, 1, -1\)",
+        ),
+        (_put(FRONT, lambda old: np.repeat(old, 2, -1)[..., :4]), r"images\[..., :3\]"),
+        (_put(FRONT, lambda old: old[:, 0]), r"\[5, 8, 3\], expected \[T, height, width, 3\]"),
+        (_put(FRONT, lambda old: old[:, :6]), "the first images of the file are of 8 x 8"),
+        (_put(f"demo_0/{FRONT[7:]}", lambda old: old / 255), "demo_0: .* are float64, expected"),
         (lambda data: [data.pop(name) for name in list(data)], "has no data/demo_0"),
     ],
 )

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 IMAGES = ("obs/agentview_rgb", "obs/eye_in_hand_rgb")
 STATES = {
-    "pose_gripper": ("obs/ee_states", "obs/gripper_states"),
-    "gripper_pose": ("robot_states",),
-    "gripper_joints": ("obs/gripper_states", "obs/joint_states"),
+    "pose_gripper": {"obs/ee_states": 6, "obs/gripper_states": 2},
+    "gripper_pose": {"robot_states": 9},
+    "gripper_joints": {"obs/gripper_states": 2, "obs/joint_states": 7},
 }
-"""Kind of state -> where LIBERO's files have its parts."""
+"""Kind of state -> where LIBERO's files have its parts, and how many values each has."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def open_file(path: Path, config: Libero) -> Demonstrations:
@@ -58,14 +59,14 @@ def open_file(path: Path, config: Libero) -> Demonstrations:
             "name the files *_demo.hdf5 of LIBERO",
         )
     names.sort(key=lambda name: int(name.removeprefix("demo_")))
-    first = _read(path, group[names[0]], IMAGES[0], 4)
-    robot = make_robot(config.convention, (int(first.shape[1]), int(first.shape[2])))
+    size = _find_images(path, group[names[0]], IMAGES[0]).shape[1:3]
+    robot = make_robot(config.convention, size)
     instruction = config.instruction or _find_instruction(path, group)
 
     def rollouts() -> Iterator[Rollout]:
         with file:
             for number, name in enumerate(names):
-                yield _read_demonstration(path, group[name], number, instruction, config)
+                yield _read_demonstration(path, group[name], number, instruction, config, size)
 
     return Demonstrations(robot, rollouts())
 
@@ -85,46 +86,98 @@ def _find_instruction(path: Path, group: Any) -> str:
         ) from None
 
 
-def _read(path: Path, group: Any, key: str, axes: int) -> NDArray[Any]:
-    """Read a data set of a demonstration. Raises WamkitError if it is missing or odd."""
+def _find(path: Path, group: Any, key: str) -> Any:
+    """A data set of a demonstration. Raises WamkitError if there is none."""
     found = group.get(key)
-    where = f"{path}, {group.name.lstrip('/')}"
-    if found is None or not hasattr(found, "shape"):
-        raise WamkitError(f"{where}: no {key}", "take whole files of LIBERO")
-    if len(found.shape) != axes or not len(found) or (axes == 4 and found.shape[3] != 3):
+    if not getattr(found, "shape", None):
+        raise WamkitError(f"{_name(path, group)}: no {key}", "take whole files of LIBERO")
+    return found
+
+
+def _find_images(path: Path, group: Any, key: str) -> Any:
+    """The images of a camera, [T, height, width, 3]. Raises WamkitError if they are not 8-bit."""
+    found = _find(path, group, key)
+    shape = list(found.shape)
+    if found.dtype != np.uint8:
         raise WamkitError(
-            f"{where}: {key} is {list(found.shape)}, expected {axes} axes",
+            f"{_name(path, group)}: {key} are {found.dtype}, expected uint8",
+            "store images as bytes: those in [0, 1] as (255 * images).round().astype(np.uint8)",
+        )
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        hint = "take whole files of LIBERO"
+        if len(shape) == 4 and shape[1] == 3:
+            hint = "move the colors last: np.moveaxis(images, 1, -1)"
+        elif len(shape) == 4 and shape[3] == 4:
+            hint = "store red, green and blue alone: images[..., :3]"
+        raise WamkitError(
+            f"{_name(path, group)}: {key} are {shape}, expected [T, height, width, 3]", hint
+        )
+    return found
+
+
+def _read_images(path: Path, group: Any, key: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read the images of a camera; `size` is their height and width."""
+    found = _find_images(path, group, key)
+    if found.shape[1:3] != size:
+        raise WamkitError(
+            f"{_name(path, group)}: {key} are {list(found.shape)}, and the first images of the "
+            f"file are of {size[0]} x {size[1]} pixels",
+            "render all images of a data set at one size",
+        )
+    return np.asarray(found)
+
+
+def _read_numbers(path: Path, group: Any, key: str, *rest: int) -> NDArray[np.float64]:
+    """Read numbers [T, *rest]. Raises WamkitError if they are none, or beyond float32."""
+    found = _find(path, group, key)
+    if found.dtype.kind not in "iufb":
+        raise WamkitError(
+            f"{_name(path, group)}: {key} are {found.dtype}, expected numbers",
+            "store them as float64, as LIBERO does",
+        )
+    if found.shape != (len(found), *rest) or not len(found):
+        raise WamkitError(
+            f"{_name(path, group)}: {key} are {list(found.shape)}, expected "
+            f"[{', '.join(['T', *map(str, rest)])}]",
             "take whole files of LIBERO",
         )
-    values = np.asarray(found)
-    if not np.isfinite(values).all():
-        raise WamkitError(f"{where}: {key} holds values that are not finite", "leave the file out")
+    values = np.asarray(found).astype(np.float64)
+    if not (np.abs(values) <= _LARGEST).all():  # a NaN neither
+        raise WamkitError(
+            f"{_name(path, group)}: {key} hold values that are not finite in float32",
+            "leave the demonstration out",
+        )
     return values
 
 
+def _name(path: Path, group: Any) -> str:
+    return f"{path}, {group.name.lstrip('/')}"
+
+
 def _read_demonstration(
-    path: Path, group: Any, number: int, instruction: str, config: Libero
+    path: Path, group: Any, number: int, instruction: str, config: Libero, size: tuple[int, int]
 ) -> Rollout:
     convention = config.convention
-    actions = _read(path, group, "actions", 2)
-    images = [_read(path, group, key, 4) for key in IMAGES]
-    state = np.concatenate([_read_state(path, group, key) for key in STATES[convention.state]], 1)
+    actions = _read_numbers(path, group, "actions", 7)
+    images = [_read_images(path, group, key, size) for key in IMAGES]
+    parts = STATES[convention.state].items()
+    state = np.concatenate([_read_numbers(path, group, key, width) for key, width in parts], 1)
     lengths = {len(actions), len(state), *map(len, images)}
-    if len(lengths) != 1 or actions.shape[1] != 7:
+    if len(lengths) != 1:
         raise WamkitError(
-            f"{path}, {group.name.lstrip('/')}: actions are {list(actions.shape)}, states "
+            f"{_name(path, group)}: actions are {list(actions.shape)}, states "
             f"{list(state.shape)}, images {', '.join(str(len(one)) for one in images)}",
-            "expected [T, 7], and T of each; leave the file out",
+            "all have one length in LIBERO's files; leave the demonstration out",
         )
     solved = np.zeros(len(actions), bool)
     for key in ("rewards", "dones"):
         if key in group:
-            solved |= _read(path, group, key, 1).astype(bool)[: len(solved)]
+            solved |= _read_numbers(path, group, key).astype(bool)[: len(solved)]
     frames = tuple(
         Frame(
             EnvObservation(
                 {
-                    name: turn_image(convention, one[step][::-1].astype(np.uint8))
+                    name: turn_image(convention, one[step][::-1])
                     for name, one in zip(convention.cameras, images, strict=True)
                 },
                 state[step].astype(np.float32),
@@ -137,7 +190,3 @@ def _read_demonstration(
         for step in range(len(actions))
     )
     return Rollout(number, True, float(solved.sum()), len(frames), instruction, frames=frames)
-
-
-def _read_state(path: Path, group: Any, key: str) -> NDArray[Any]:
-    return _read(path, group, key, 2)
