@@ -124,6 +124,33 @@ def _with(value: float) -> Callable[[Any], Any]:
     return lambda values: np.where(np.arange(values.size).reshape(values.shape) == 3, value, values)
 
 
+def _replace(group: Any, name: str) -> None:
+    """Put a data set where there was a group."""
+    del group[name]
+    group[name] = np.zeros(3)
+
+
+def _group(group: Any, name: str) -> None:
+    """Put a group where there was a data set."""
+    del group[name]
+    group.create_group(name)
+
+
+def _link(group: Any, name: str) -> None:
+    """Put a link to nothing where there was a group."""
+    del group[name]
+    group[name] = h5py.SoftLink("/nowhere")
+
+
+def _cut_short(data: Any) -> None:
+    """Store actions whose compressed bytes are none."""
+    del data["demo_1/actions"]
+    made = data["demo_1"].create_dataset(
+        "actions", (5, 7), "float64", chunks=(5, 7), compression="gzip"
+    )
+    made.id.write_direct_chunk((0, 0), b"nothing")
+
+
 FRONT = "demo_1/obs/agentview_rgb"
 
 
@@ -154,6 +181,23 @@ FRONT = "demo_1/obs/agentview_rgb"
         (_put(FRONT, lambda old: old[:, :6]), "the first images of the file are of 8 x 8"),
         (_put(f"demo_0/{FRONT[7:]}", lambda old: old / 255), "demo_0: .* are float64, expected"),
         (lambda data: [data.pop(name) for name in list(data)], "has no data/demo_0"),
+        (lambda data: _replace(data.parent, "data"), "has no group data"),
+        (lambda data: data.parent.pop("data"), "has no group data"),
+        (lambda data: _replace(data, "demo_0"), "data/demo_0: not a group with actions and obs"),
+        (lambda data: _link(data, "demo_1"), "data/demo_1: not a group with actions and obs"),
+        (lambda data: _replace(data, "demo_1/obs"), "data/demo_1: no obs/agentview_rgb"),
+        (lambda data: _group(data, "demo_1/actions"), "data/demo_1: no actions"),
+        (lambda data: _group(data, "demo_1/rewards"), "data/demo_1: no rewards"),
+        (_put("demo_1/actions", lambda _: 1.0), "data/demo_1: no actions"),
+        (_put("demo_1/actions", lambda _: h5py.Empty("f")), "data/demo_1: no actions"),
+        (
+            _put("demo_1/rewards", lambda old: old[:4]),
+            r"rewards are \[4\], and there are 5 actions",
+        ),
+        (_put("demo_1/dones", lambda old: np.append(old, 1)), r"dones are \[6\], and there are 5"),
+        (_put("demo_1/rewards", lambda old: old[:, None]), r"\[5, 1\], expected \[T\]"),
+        (_put("demo_1/rewards", lambda old: old * 0.3), "rewards hold 0.3, expected 1 where"),
+        (_cut_short, "actions cannot be read"),
     ],
 )
 def test_a_damaged_file_leaves_no_data_set(change: Change, message: str, tmp_path: Path) -> None:

@@ -52,21 +52,36 @@ def open_file(path: Path, config: Libero) -> Demonstrations:
             f"{path} cannot be read as HDF5: {reason}", "name LIBERO's files"
         ) from None
     group = file.get("data")
-    names = [name for name in group or () if re.fullmatch(r"demo_[0-9]+", name)]
+    if not isinstance(group, h5py.Group):
+        raise WamkitError(
+            f"{path} has no group data: it is not in LIBERO's layout",
+            "name the files *_demo.hdf5 of LIBERO",
+        )
+    names = [name for name in group if re.fullmatch(r"demo_[0-9]+", name)]
     if not names:
         raise WamkitError(
             f"{path} has no data/demo_0: it is not in LIBERO's layout",
             "name the files *_demo.hdf5 of LIBERO",
         )
     names.sort(key=lambda name: int(name.removeprefix("demo_")))
-    size = _find_images(path, group[names[0]], IMAGES[0]).shape[1:3]
+    demonstrations = [group.get(name) for name in names]
+    if odd := [
+        f"data/{name}"
+        for name, one in zip(names, demonstrations, strict=True)
+        if not isinstance(one, h5py.Group)
+    ]:
+        raise WamkitError(
+            f"{path}: {', '.join(odd)}: not a group with actions and obs",
+            "take whole files of LIBERO",
+        )
+    size = _find_images(path, demonstrations[0], IMAGES[0]).shape[1:3]
     robot = make_robot(config.convention, size)
     instruction = config.instruction or _find_instruction(path, group)
 
     def rollouts() -> Iterator[Rollout]:
         with file:
-            for number, name in enumerate(names):
-                yield _read_demonstration(path, group[name], number, instruction, config, size)
+            for number, one in enumerate(demonstrations):
+                yield _read_demonstration(path, one, number, instruction, config, size)
 
     return Demonstrations(robot, rollouts())
 
@@ -124,7 +139,7 @@ def _read_images(path: Path, group: Any, key: str, size: tuple[int, int]) -> NDA
             f"file are of {size[0]} x {size[1]} pixels",
             "render all images of a data set at one size",
         )
-    return np.asarray(found)
+    return _load(path, group, key, found)
 
 
 def _read_numbers(path: Path, group: Any, key: str, *rest: int) -> NDArray[np.float64]:
@@ -141,13 +156,48 @@ def _read_numbers(path: Path, group: Any, key: str, *rest: int) -> NDArray[np.fl
             f"[{', '.join(['T', *map(str, rest)])}]",
             "take whole files of LIBERO",
         )
-    values = np.asarray(found).astype(np.float64)
+    values = _load(path, group, key, found).astype(np.float64)
     if not (np.abs(values) <= _LARGEST).all():  # a NaN neither
         raise WamkitError(
             f"{_name(path, group)}: {key} hold values that are not finite in float32",
             "leave the demonstration out",
         )
     return values
+
+
+def _load(path: Path, group: Any, key: str, found: Any) -> NDArray[Any]:
+    """The values of a data set. Raises WamkitError if they are damaged, or too many to hold."""
+    try:
+        return np.asarray(found)
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise WamkitError(
+            f"{_name(path, group)}: {key} cannot be read: {error or 'it is too large'}",
+            "copy the file again",
+        ) from None
+
+
+def _read_solved(path: Path, group: Any, length: int) -> NDArray[Any]:
+    """Where the task is solved, [T]: rewards or dones are 1. Nowhere if the file has neither."""
+    solved = np.zeros(length, bool)
+    for key in ("rewards", "dones"):
+        if key not in group:
+            continue
+        values = _read_numbers(path, group, key)
+        if len(values) != length:
+            raise WamkitError(
+                f"{_name(path, group)}: {key} are {list(values.shape)}, and there are {length} "
+                "actions",
+                "all have one length in LIBERO's files; leave the demonstration out",
+            )
+        if not np.isin(values, (0, 1)).all():
+            odd = values[~np.isin(values, (0, 1))][0]
+            raise WamkitError(
+                f"{_name(path, group)}: {key} hold {odd:g}, expected 1 where the task is solved "
+                "and 0 elsewhere",
+                "store them so, or leave them out",
+            )
+        solved |= values == 1
+    return solved
 
 
 def _name(path: Path, group: Any) -> str:
@@ -169,10 +219,7 @@ def _read_demonstration(
             f"{list(state.shape)}, images {', '.join(str(len(one)) for one in images)}",
             "all have one length in LIBERO's files; leave the demonstration out",
         )
-    solved = np.zeros(len(actions), bool)
-    for key in ("rewards", "dones"):
-        if key in group:
-            solved |= _read_numbers(path, group, key).astype(bool)[: len(solved)]
+    solved = _read_solved(path, group, len(actions))
     frames = tuple(
         Frame(
             EnvObservation(
