@@ -208,6 +208,45 @@ def test_a_damaged_file_leaves_no_data_set(change: Change, message: str, tmp_pat
     assert not (tmp_path / "set").exists()
 
 
+def _tell(told: Any) -> Change:
+    """Store an instruction as LIBERO's files do."""
+
+    def change(data: Any) -> None:
+        data.attrs["problem_info"] = json.dumps({"language_instruction": told})
+
+    return change
+
+
+@pytest.mark.parametrize("told", ["pick up the x", '"pick up the x"', ["pick up the x"], [*"a b"]])
+def test_an_instruction_is_read_as_libero_reads_it(told: Any, tmp_path: Path) -> None:
+    file = write_demonstrations(tmp_path / "own_demo.hdf5", 1, change=_tell(told))
+    done = convert(Libero(), [file], tmp_path / "set", "image")
+    assert done.instructions == ("".join(told).strip('"'),)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_tell(["pick", "up"]), r"\['pick', 'up'\], words without spaces"),
+        (_tell([1, 2]), r"language_instruction of data.problem_info is \[1, 2\], expected text"),
+        (_tell({"en": "wave"}), r"is \{'en': 'wave'\}, expected text"),
+        (_tell(None), "is None, expected text"),
+        (_tell([]), "is an empty instruction"),
+        (_tell('" "'), "is an empty instruction"),
+        (_tell("None"), "is 'None', a null that was written as text"),
+        (lambda data: data.attrs.pop("problem_info"), "neither its name nor data.problem_info"),
+        (lambda data: data.attrs.create("problem_info", [1, 2]), "neither its name nor"),
+        (lambda data: data.attrs.create("problem_info", "[" * 10_000), "neither its name nor"),
+    ],
+)
+def test_a_file_without_an_instruction_is_refused_by_name(
+    change: Change, message: str, tmp_path: Path
+) -> None:
+    file = write_demonstrations(tmp_path / "own_demo.hdf5", 1, 2, change=change)
+    with pytest.raises(WamkitError, match=rf"own_demo.hdf5.*{message}[^\0]*instruction="):
+        convert(Libero(), [file], tmp_path / "set", "image")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

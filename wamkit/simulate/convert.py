@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config.parts import EnvironmentConfig
+from ..data.instructions import expect_instruction
 from ..errors import WamkitError
 from ..files.paths import expand_home
 from .environment import Robot
@@ -66,10 +67,20 @@ def convert(
         )
     episodes, frames, instructions = 0, 0, dict[str, None]()
     with open_dataset(out, robot, image_format, codec) as made:
-        for one in demonstrations:
+        for file, one in zip(files, demonstrations, strict=True):
             for rollout in one.rollouts:
+                _expect_instruction(rollout, file)
                 add_rollout(made, rollout)
                 episodes, frames = episodes + 1, frames + len(rollout.frames)
                 instructions[rollout.instruction] = None
                 on_rollout(rollout)
     return ConversionSummary(episodes, frames, tuple(instructions))
+
+
+def _expect_instruction(rollout: Rollout, file: Path) -> None:
+    try:
+        expect_instruction(rollout.instruction, f"{file}: the task")
+    except ValueError as error:
+        raise WamkitError(
+            str(error), 'give one, where the environment takes it: --env-arg instruction="..."'
+        ) from None

@@ -92,13 +92,34 @@ def _find_instruction(path: Path, group: Any) -> str:
         return INSTRUCTIONS[find_task(path.name.removesuffix(path.suffix).removesuffix("_demo"))]
     except ValueError:
         pass
+    cure = '--env-arg instruction="..."'
     try:
-        return str(json.loads(group.attrs["problem_info"])["language_instruction"]).strip('" ')
-    except (KeyError, ValueError, TypeError):
+        stored = group.attrs["problem_info"]
+        if not isinstance(stored, str | bytes):
+            raise TypeError(f"problem_info is a {type(stored).__name__}")
+        told = json.loads(stored)["language_instruction"]
+    except (KeyError, ValueError, TypeError, OSError, RecursionError):
         raise WamkitError(
-            f"{path} says no instruction: neither its name nor data.problem_info",
-            '--env-arg instruction="..."',
+            f"{path} says no instruction: neither its name nor data.problem_info", cure
         ) from None
+    words = [told] if isinstance(told, str) else told
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise WamkitError(
+            f"{path}: language_instruction of data.problem_info is {told!r:.80}, expected text",
+            cure,
+        )
+    joined = "".join(words)  # as LIBERO's own reader does
+    if len(words) > 1 and " " not in joined:
+        raise WamkitError(
+            f"{path}: language_instruction of data.problem_info is {told!r:.80}, words without "
+            "spaces between them",
+            cure,
+        )
+    if not (instruction := joined.strip('" ')):
+        raise WamkitError(
+            f"{path}: language_instruction of data.problem_info is an empty instruction", cure
+        )
+    return instruction
 
 
 def _find(path: Path, group: Any, key: str) -> Any:
