@@ -23,6 +23,7 @@ from typing import Any, Self
 from ...errors import WamkitError, shortened
 from ...files import strict_json
 from ...files.durable import as_not_written, make_folder, sync, write_text
+from . import stored
 from .plan import Shard
 
 SETTINGS, EPISODES, FILMS, RESULT, PAGE = (
@@ -93,10 +94,7 @@ class SuiteFolder:
         file = self.folder / SETTINGS
         if not file.is_file():
             return None
-        found = strict_json.read(file, "choose another --out")
-        if not isinstance(found, dict) or not {"settings", "starts"} <= found.keys():
-            raise WamkitError(f"{file} is not of an evaluation", "choose another --out")
-        return found
+        return stored.read_settings(file)
 
     def read_episodes(self, *, mend: bool = False) -> list[EpisodeRecord]:
         """All finished episodes; with `mend`, a last line that was cut short is removed.
@@ -115,8 +113,8 @@ class SuiteFolder:
         records: dict[tuple[str, int], EpisodeRecord] = {}
         for number, line in enumerate(whole.decode(errors="replace").splitlines(), 1):
             try:
-                record = EpisodeRecord(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                record = stored.parse_episode(line)
+            except ValueError as error:
                 raise WamkitError(
                     f"{file}, line {number}, is damaged: {error}",
                     "remove this line; the same command plays its episode again",

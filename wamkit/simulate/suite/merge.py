@@ -55,6 +55,11 @@ def merge(place: SuiteFolder) -> dict[str, Any]:
 def plan_of(settings: Mapping[str, Any]) -> list[PlannedEpisode]:
     """The plan that the settings of a folder describe. Raises WamkitError if none is known."""
     suite = find_suite(settings["suite"])
+    if unknown := [task for task in settings["tasks"] if task not in suite.subjects]:
+        raise WamkitError(
+            f"suite {suite.name} has no task {', '.join(map(repr, unknown))}",
+            "merge it with the version of the environment that played it",
+        )
     numbers = [suite.subjects.index(subject) for subject in settings["tasks"]]
     tasks = tasks_of(suite, numbers, [])
     return plan_episodes(tasks, settings["episodes_per_task"], settings["seed"])
