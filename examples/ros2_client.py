@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from wamkit.errors import WamkitError
 from wamkit.runtime import Robot
 from wamkit.serve.client import Client
+from wamkit.serve.keys import read_key
 
 CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
 
@@ -124,7 +125,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--api-key-file", type=Path, help="its first line is sent to the server")
+    parser.add_argument("--api-key-file", type=Path, help="its first key is sent to the server")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--camera", action="append", required=True, metavar="VIEW=TOPIC")
     parser.add_argument("--joints", nargs="+", required=True, help="in the order of the state")
@@ -167,7 +168,7 @@ def main(args: Sequence[str] | None = None) -> int:
             node.get_logger().error(str(error))
 
     try:
-        key = asked.api_key_file and asked.api_key_file.read_text().split()[0]
+        key = asked.api_key_file and read_key(asked.api_key_file)
         with Client(asked.host, asked.port, api_key=key, jpeg=90) as policy:
             unknown = set(policy.metadata["cameras"]) ^ set(asked.cameras)
             sizes = {len(policy.metadata["actions"]), len(asked.joints)}

@@ -38,12 +38,13 @@ VALUES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "prefix_mode": ("--prefix-mode", ("auto",)),
     "overrides": ("--set", ("dtype=bfloat16",)),
     "device": ("--device", ("cpu",)),
+    "api_key_file": ("--api-key-file", ("keys.txt",)),
 }
 TARGETS = {"env": "pusht", "suite": "pusht", "data": "recordings", "merge": "shards"}
 POLICY = frozenset((*VALUES, "policy", "json"))
 BASELINE = POLICY - {
     *("execute_steps", "choice", "view", "real_time", "delay_ms", "chunk_merge", "prefix_mode"),
-    *("overrides", "device"),
+    *("overrides", "device", "api_key_file"),
 }
 
 
@@ -69,7 +70,7 @@ def test_an_option_that_nothing_would_read_is_refused(
     if actor in ("random", "expert"):
         reads &= BASELINE
     elif actor == SERVER:
-        reads &= BASELINE | {"execute_steps", "view"}
+        reads &= BASELINE | {"execute_steps", "view", "api_key_file"}
     who = [] if actor is None else [actor]
     for name, (flag, value) in VALUES.items():
         if name in reads:
@@ -95,6 +96,10 @@ def test_all_options_without_a_meaning_are_named_at_once(wamkit: Wamkit) -> None
         (
             ("random", "--suite", "pusht", "--films", 0, "--video-format", "gif"),
             ("--films 0 makes no video",),
+        ),
+        (
+            ("nobody", "--suite", "pusht", "--api-key-file", "x"),
+            ("--api-key-file has no meaning for what acts without a server", "ws://HOST:PORT"),
         ),
         (("random", "--merge", "x"), ("POLICY has no meaning for --merge",)),
     ],

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 from serving import SEEN, policy
 
+from wamkit.cli.serve import _draw as draw
 from wamkit.errors import WamkitError
 from wamkit.files.pixels import to_jpeg
 from wamkit.policy.observation import Observation
 from wamkit.serve.client import Client, compress_images
-from wamkit.serve.keys import ApiKeys, read_keys
+from wamkit.serve.keys import ApiKeys, read_key, read_keys
 from wamkit.serve.limits import Limits
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
 from wamkit.testing.parity import same_values
@@ -78,6 +79,7 @@ def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# of the lab\n\n{KEY}\n  {OTHER}  \n")
     assert all(read_keys(file).accept(f"Api-Key {key}") for key in (KEY, OTHER))
+    assert read_key(file) == KEY
     for text, message in (
         ("# none\n", "holds no API key"),
         ("short\n", "key 1 of .* has 5 characters; expected at least 16"),
@@ -94,6 +96,18 @@ def test_a_missing_file_of_keys_is_reported_before_anything_is_loaded(wamkit: An
     args = ["--tiny", "--port", "0", "--api-key-file", "/no/such/file"]
     code, _, err = wamkit("serve", "examples/toy.toml", *args)
     assert code == 2 and "no file of API keys at /no/such/file" in err
+
+
+def test_the_client_that_is_printed_has_a_key(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text(f"{KEY}\n")
+    server = Server(policy(), "toy", keys=read_keys(file))
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(server, listener):
+        draw({**server.metadata(), "watch": False}, *address_of(listener), file)
+        snippet = capsys.readouterr().out.partition("A client\n")[2].partition("ready at ")[0]
+        exec(snippet, {})
+    assert capsys.readouterr().out == "(8, 4)\n"
 
 
 def test_metrics_count_requests_by_outcome() -> None:

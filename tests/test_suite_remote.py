@@ -21,6 +21,7 @@ from websockets.sync.server import serve
 
 from wamkit.policy.policy import Policy
 from wamkit.serve.codec import pack, unpack
+from wamkit.serve.keys import read_keys
 from wamkit.serve.server import Server, address_of, bind, run_in_thread
 
 Wamkit = Callable[..., tuple[int, str, str]]
@@ -63,6 +64,24 @@ def test_a_served_policy_does_what_it_does_here(
     for one, other in zip(here["per_episode"], remote["per_episode"], strict=True):
         assert (one["seed"], one["steps"]) == (other["seed"], other["steps"])
         assert one["return"] == pytest.approx(other["return"], abs=1e-3)
+
+
+def test_a_server_with_keys_is_given_one_of_a_file(wamkit: Wamkit, tmp_path: Path) -> None:
+    folder = rails.save_policy(tmp_path / "policy")
+    keys = tmp_path / "keys.txt"
+    keys.write_text("# of the lab\n\na-key-of-some-length\nanother-key-of-some-length\n")
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(Policy.load(folder), keys=read_keys(keys)), listener):
+        address = "ws://{}:{}".format(*address_of(listener))
+        found = evaluate(wamkit, address, tmp_path / "out", "--api-key-file", keys)
+        assert found["complete"]
+        told = [(tmp_path / "out" / name).read_text() for name in ("settings.json", "eval.json")]
+        assert not any("of-some-length" in text for text in told)
+        out = ("--out", tmp_path / "other")
+        code, _, err = wamkit("eval", address, *SUITE, *out)
+        assert code == 2 and "HTTP 401" in err and "--api-key-file FILE" in err
+        code, _, err = wamkit("eval", address, *SUITE, *out, "--api-key-file", tmp_path / "none")
+        assert code == 2 and "no file of API keys" in err
 
 
 def test_what_does_not_fit_the_environment_is_refused_at_once(

@@ -18,7 +18,10 @@ USED: Mapping[str, frozenset[str]] = {
     "merge": frozenset(("merge", "json")),
     "data": EVERYWHERE | LOADED | {"data", "column"},
     "env": EVERYWHERE | LOADED | PLAYED | {"env", "record", "dataset"},
-    "suite": EVERYWHERE | LOADED | PLAYED | {"suite", "tasks", "out", "shard", "films"},
+    "suite": EVERYWHERE
+    | LOADED
+    | PLAYED
+    | {"suite", "tasks", "out", "shard", "films", "api_key_file"},
 }
 """Target -> parameters of the command that have a meaning for it."""
 UNUSED_BY_SERVER = (ACTING | LOADED) - {"execute_steps", "view"}
@@ -39,6 +42,7 @@ HINTS = {
     "delay_ms": {"waiting": REAL_TIME},
     "chunk_merge": {"waiting": REAL_TIME},
     "prefix_mode": {"waiting": REAL_TIME},
+    "api_key_file": {"here": "a server has keys: ws://HOST:PORT"},
     "real_time": {"server": "name the policy itself: its delays are simulated"},
 }
 """Parameter -> target or actor that has no use for it -> what to type instead."""
@@ -61,6 +65,8 @@ def expect_used(
         _refuse(given & (ACTING | LOADED), str(policy), "baseline", flag)
     elif policy is not None and is_remote(policy):
         _refuse(given & UNUSED_BY_SERVER, "a server", "server", flag)
+    if policy is not None and not is_remote(policy):
+        _refuse(given & {"api_key_file"}, "what acts without a server", "here", flag)
     if "real_time" not in given:
         late = given & {"delay_ms", "chunk_merge", "prefix_mode"}
         _refuse(late, "a world that waits", "waiting", flag)

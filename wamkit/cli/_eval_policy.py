@@ -36,6 +36,7 @@ class PolicyOptions:
     overrides: list[str]
     device: str
     real_time: RealTimeOptions | None = None
+    api_key_file: Path | None = None
 
 
 def is_remote(policy: str) -> bool:
@@ -116,11 +117,13 @@ def load_actor(
         return {"name": options.policy}, None
     if is_remote(options.policy):
         expect_serve()
+        from ..serve.keys import read_key
         from ..serve.remote_actor import RemoteActor
 
+        key = None if options.api_key_file is None else read_key(options.api_key_file)
         named = parse_pairs("--camera-map", options.camera_map)
         remote = stack.enter_context(
-            RemoteActor(options.policy, robot, named, options.execute_steps, simulators)
+            RemoteActor(options.policy, robot, named, options.execute_steps, simulators, key)
         )
         return remote.settings, remote
     from ..policy.fingerprint import fingerprint

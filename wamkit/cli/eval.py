@@ -150,6 +150,13 @@ def command(
             "guided, freeze or none; by default what it takes.",
         ),
     ] = "auto",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With a server: its first key is sent, as `wamkit serve --api-key-file` wants.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     device: Device = "cpu",
     json: Json = False,
@@ -190,6 +197,7 @@ def command(
         overrides or [],
         device,
         parse_real_time(real_time, delay_ms, chunk_merge, prefix_mode),
+        api_key_file,
     )
     if data is not None:
         recorded = RecordedOptions(data, episodes or 20, seed, column or [])

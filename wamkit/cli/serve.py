@@ -240,7 +240,7 @@ def command(
         for line in notes + untrained + unready(mode, prompt or []):
             note(line)
         _log_to_stderr()
-        asyncio.run(_serve(server, listener, address_of(listener), signals))
+        asyncio.run(_serve(server, listener, address_of(listener), signals, api_key_file))
         signals.finish()
 
 
@@ -264,7 +264,11 @@ def unready(mode: str, prompts: Sequence[str]) -> list[str]:
 
 
 async def _serve(
-    server: Server, listener: socket.socket, address: tuple[str, int], signals: Signals
+    server: Server,
+    listener: socket.socket,
+    address: tuple[str, int],
+    signals: Signals,
+    keys: Path | None = None,
 ) -> None:
     """Serve until a signal comes, and end in order."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -273,7 +277,7 @@ async def _serve(
         kept = {"timeout": server.patience.session_timeout if server.patience.kept else 0}
         meta = {**server.metadata(), "session": kept, "watch": server.watch is not None}
         if server.protocol == "openpi":
-            _draw(meta, *address)
+            _draw(meta, *address, keys)
         else:
             draw_protocol(server.protocol, meta, *address)
         sys.stdout.flush()
@@ -294,7 +298,7 @@ def _parse_camera_map(args: list[str]) -> dict[str, str]:
     return found
 
 
-def _draw(meta: dict[str, Any], host: str, port: int) -> None:
+def _draw(meta: dict[str, Any], host: str, port: int, keys: Path | None) -> None:
     """Print the policy, the keys of a request, and an example client."""
     say(
         f"{meta['policy']}: chunks of {meta['chunk_size']} x {len(meta['actions'])} actions at "
@@ -333,12 +337,14 @@ def _draw(meta: dict[str, Any], host: str, port: int) -> None:
         made.add_row("prefix", "may be left out; the actions that the chunk begins with")
     show_table(made)
     example = "\n        ".join([*lines, f'"{prompt}": "pick up the cup",'])
+    key = "" if keys is None else f", api_key=read_key({str(keys)!r})"
+    load = "" if keys is None else "from wamkit.serve.keys import read_key\n"
     say("\nA client", "bold")
     say(
         "import numpy as np\n"
-        "from wamkit.serve.client import Client\n\n"
+        f"from wamkit.serve.client import Client\n{load}\n"
         f"{_reconnect_comment(meta)}"
-        f'with Client("{reachable(host)}", {port}) as policy:\n'
+        f'with Client("{reachable(host)}", {port}{key}) as policy:\n'
         f"    reply = policy.infer({{\n        {example}\n    }})\n"
         f'    print(reply["actions"].shape)  # ({meta["chunk_size"]}, {len(meta["actions"])})\n',
         whole=True,

@@ -55,7 +55,7 @@ class Client:
         except InvalidStatus as error:
             raise WamkitError(
                 f"{self.address} refuses this client: {_refusal(error)}",
-                "pass api_key = one of the keys of the server"
+                "give a key of the server: Client(..., api_key=KEY), or --api-key-file FILE"
                 if error.response.status_code == 401
                 else "read the message of the server, and try again later",
             ) from None

@@ -41,6 +41,15 @@ def read_keys(file: str | Path) -> ApiKeys:
     Raises WamkitError if the file cannot be read, holds no key, or one that is short or no plain
     text.
     """
+    return ApiKeys(_keys_in(file))
+
+
+def read_key(file: str | Path) -> str:
+    """The first key in such a file, for a client. Raises WamkitError as `read_keys` does."""
+    return _keys_in(file)[0]
+
+
+def _keys_in(file: str | Path) -> list[str]:
     path = expand_home(file)
     hint = "write one key a line: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
     if not path.is_file():
@@ -56,4 +65,4 @@ def read_keys(file: str | Path) -> ApiKeys:
                 "letters, digits and signs of ASCII",
                 hint,
             )
-    return ApiKeys(keys)
+    return keys

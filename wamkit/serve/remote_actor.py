@@ -56,12 +56,18 @@ class RemoteActor:
         camera_map: Mapping[str, str],
         execute_steps: int | None,
         places: int,
+        api_key: str | None = None,
     ) -> None:
-        """`camera_map`: view, or key of a server that declares nothing -> camera."""
+        """`camera_map`: view, or key of a server that declares nothing -> camera.
+
+        `api_key`: for a server that wants one.
+        """
         host, port = parse_address(address)
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self.clients = [stack.enter_context(Client(host, port)) for _ in range(places)]
+            self.clients = [
+                stack.enter_context(Client(host, port, api_key=api_key)) for _ in range(places)
+            ]
             self.robot, self.metadata = robot, self.clients[0].metadata
             self.declared = "cameras" in self.metadata
             conflicts = list(_conflicts(self.metadata, robot, camera_map, execute_steps))
