@@ -51,7 +51,9 @@ class Robot:
         observe: Returns the observation of now: the keys that the policy expects, with one image
             of each camera. Called in the loop, at each request, or at each step where the policy
             looks at several moments: return new arrays with the newest images, and wait for none.
-        execute: Executes one action [A] in physical units, and returns at once.
+        execute: Executes one action [A] in physical units, and returns at once. If it executes
+            another one, such as one that is clipped to the robot's limits, it returns that: the
+            memory of a policy takes what was executed. Others do not look at what it returns.
         stop: Leaves the robot still: where actions are differences, by executing none; where they
             are targets, by keeping the last one, because zero is a place. Called more than once.
         merge: How a new chunk continues the one before: "replace" (the default), "weighted" or
@@ -167,7 +169,7 @@ class Robot:
         """Execute the next action."""
         action, self._rest = self._rest[0], self._rest[1:]
         self._still = False
-        self.execute(action)
+        self._past.add_action(action, self.execute(action.copy()))
         self._report.steps += 1
 
     def _wait(self, seconds: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..simulate.environment import EnvObservation
 from ..simulate.policy_runner import RunningEpisode
 
-STATE, PROMPT, SEED = "observation/state", "prompt", "seed"
+STATE, PROMPT, SEED, EXECUTED = "observation/state", "prompt", "seed", "executed"
 
 
 class EpisodeRequests:
@@ -37,7 +37,10 @@ class EpisodeRequests:
         return int(np.gcd.reduce(steps))
 
     def make(self, one: RunningEpisode, images: int) -> dict[str, Any]:
-        """The next request; `images`: how many the last reply asked for."""
+        """The next request; `images`: how many the last reply asked for.
+
+        A policy with a memory is told what was executed where that is not what it replied.
+        """
         looks = self._looks(one, images)
         newest = looks[-1]
         request: dict[str, Any] = {PROMPT: newest.instruction}
@@ -48,6 +51,8 @@ class EpisodeRequests:
             return request | ({STATE: newest.state} if self.state else {})
         if self.metadata["state"]["size"]:
             request[self.metadata["state"]["key"]] = newest.state
+        if self.stateful and (executed := one.changed_chunk()) is not None:
+            request[EXECUTED] = executed
         return request | {SEED: one.chunk_seed}
 
     def _looks(self, one: RunningEpisode, images: int) -> list[EnvObservation]:

@@ -126,7 +126,8 @@ class RemoteActor:
                 "evaluate a policy that was trained for this robot",
             )
         steps = self.execute_steps or max(1, len(actions) // 2)
-        return actions[:steps].astype(np.float32)
+        one.chunk = actions[:steps].astype(np.float32)
+        return one.chunk
 
 
 def _default_steps(metadata: Mapping[str, Any]) -> int | None:

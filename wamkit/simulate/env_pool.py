@@ -33,6 +33,7 @@ class Progress:
     """Result of executing a few actions."""
 
     steps: list[Step] = field(default_factory=list)
+    executed: list[NDArray[np.float32]] = field(default_factory=list)  # one a step, clipped
     observations: dict[int, EnvObservation] = field(default_factory=dict)  # by actions before it
     over: bool = False
     seconds: dict[str, list[float]] = field(default_factory=dict)  # stage -> each time it ran
@@ -98,9 +99,11 @@ class EnvWorker:
         made = Progress(seconds={"observation": [], "environment": []})
         for count, action in enumerate(actions, 1):
             start = perf_counter()
-            step = self._step(action)
+            executed = self.robot().clip_action(action)
+            step = self._step(executed)
             made.seconds["environment"].append(perf_counter() - start)
             made.steps.append(step)
+            made.executed.append(executed)
             made.over = step.over or step.success
             due = count % every == 0 or count == len(actions)
             if every == 1 or (due and not made.over):
@@ -175,9 +178,9 @@ class EnvWorker:
                 )
         return seen
 
-    def _step(self, action: NDArray[Any]) -> Step:
-        """One action; the episode is over after `max_steps`."""
-        step: Step = self.environment.step(self.robot().clip_action(action))
+    def _step(self, action: NDArray[np.float32]) -> Step:
+        """One action within the limits; the episode is over after `max_steps`."""
+        step: Step = self.environment.step(action)
         self._done += 1
         if not math.isfinite(step.reward):
             raise WamkitError(

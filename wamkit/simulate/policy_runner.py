@@ -20,6 +20,7 @@ from ..config.spec import PolicySpec
 from ..policy.observation import Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
+from .env_pool import Progress
 from .environment import EnvObservation
 
 
@@ -33,7 +34,9 @@ class RunningEpisode:
     decisions: int = 0
     over: bool = False
     session: Session | None = None
-    actions: list[NDArray[np.float32]] = field(default_factory=list)  # one a step
+    actions: list[NDArray[np.float32]] = field(default_factory=list)  # one a step, as planned
+    executed: list[NDArray[np.float32]] = field(default_factory=list)  # as the robot made them
+    chunk: NDArray[np.float32] | None = None  # the newest one of a policy with a memory
     rewards: list[float] = field(default_factory=list)
     successes: list[bool] = field(default_factory=list)
     imagined: dict[int, dict[str, NDArray[np.uint8]]] = field(default_factory=dict)
@@ -44,6 +47,25 @@ class RunningEpisode:
     def chunk_seed(self) -> int:
         """Seed of the next chunk."""
         return fold_seed(self.seed * 100_003 + self.decisions)
+
+    def take(self, made: Progress) -> None:
+        """Add what became of the newest actions."""
+        self.seen |= {self.step + count: seen for count, seen in made.observations.items()}
+        self.step += len(made.steps)
+        self.executed += made.executed
+        self.rewards += [step.reward for step in made.steps]
+        self.successes += [step.success for step in made.steps]
+        self.over = made.over
+
+    def changed_chunk(self) -> NDArray[np.float32] | None:
+        """The newest chunk [N, A] as the robot made it, clipped to its limits.
+
+        None if it is the one that was planned, or if nobody says what was executed.
+        """
+        if self.chunk is None or not 0 < len(self.chunk) <= len(self.executed):
+            return None
+        made = np.stack(self.executed[-len(self.chunk) :])
+        return None if np.array_equal(made, self.chunk) else made
 
 
 class PolicyRunner:
@@ -98,7 +120,11 @@ class PolicyRunner:
             }
 
     def _stateful_chunk(self, one: RunningEpisode) -> NDArray[np.float32]:
-        """A chunk of a stateful policy, which observes all frames since its last chunk."""
+        """A chunk of a stateful policy, which observes all frames since its last chunk.
+
+        Into its memory go the actions as the robot made them, which clips them to its limits.
+        """
+        executed = one.changed_chunk()
         if one.session is None:
             one.session = self.policy.session()
             looks = self._context(one)
@@ -107,9 +133,13 @@ class PolicyRunner:
             count = one.session.num_images
             looks = [one.seen[one.step - every * back] for back in reversed(range(count))]
         chunk = one.session.act(
-            self._to_observation([looks]), seed=one.chunk_seed, **self.act_options
+            self._to_observation([looks]),
+            None if executed is None else torch.from_numpy(executed)[None],
+            seed=one.chunk_seed,
+            **self.act_options,
         )
-        return chunk.values[0].numpy()
+        one.chunk = chunk.values[0].numpy()
+        return one.chunk
 
     def _context(self, one: RunningEpisode) -> list[EnvObservation]:
         """The frames that a chunk is conditioned on, oldest first.

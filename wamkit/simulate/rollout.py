@@ -92,11 +92,7 @@ def _step_chunk(
         made: Progress = workers.answer(place)
         for stage, spent in made.seconds.items():
             seconds.setdefault(stage, []).extend(spent)
-        one.seen |= {one.step + count: seen for count, seen in made.observations.items()}
-        one.step += len(made.steps)
-        one.rewards += [step.reward for step in made.steps]
-        one.successes += [step.success for step in made.steps]
-        one.over = made.over
+        one.take(made)
 
 
 def _rollout(one: RunningEpisode, keep: bool) -> Rollout:

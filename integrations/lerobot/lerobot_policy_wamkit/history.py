@@ -1,4 +1,4 @@
-"""What was observed in the last steps of an episode, as far as the policy looks back."""
+"""What was observed and executed in the last steps of an episode, as far as it is needed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from wamkit.config.spec import PolicySpec
+from wamkit.errors import WamkitError
 
 
 class History:
@@ -47,3 +50,44 @@ class History:
 
     def _back(self, steps: int) -> Mapping[str, Any]:
         return self._seen[max(0, len(self._seen) - 1 - steps)]
+
+
+class ExecutedChunk:
+    """The newest chunk as it was executed, where a caller says so."""
+
+    def __init__(self) -> None:
+        self._chunk: Tensor | None = None
+        self._taken = 0  # actions of it that were returned
+        self._changed = False
+
+    def begin(self, chunk: Tensor) -> None:
+        """A new chunk [B, N, A] is executed from now on."""
+        self._chunk, self._taken, self._changed = chunk.clone(), 0, False
+
+    def take(self) -> None:
+        """The next action of the chunk is about to be executed."""
+        self._taken += 1
+
+    def note(self, executed: Tensor) -> None:
+        """The last action that was taken was executed as these ones [B, A].
+
+        Raises WamkitError if there was none, or if they are not as many.
+        """
+        if self._chunk is None or not self._taken:
+            raise WamkitError(
+                "executed actions before the first one was selected",
+                "pass them with the observation after an action",
+            )
+        last = self._chunk[:, self._taken - 1]
+        if executed.shape != last.shape:
+            raise WamkitError(
+                f"executed actions {list(executed.shape)}; expected {list(last.shape)}",
+                "pass what each environment executed of the last action, in physical units",
+            )
+        self._chunk[:, self._taken - 1] = executed.to(last)
+        self._changed = True
+
+    @property
+    def changed(self) -> Tensor | None:
+        """The chunk as it was executed; None if nothing was noted, so that it is as planned."""
+        return self._chunk if self._changed else None

@@ -23,7 +23,7 @@ from wamkit.train.optim import set_trainable
 from .batches import to_batch, to_observation
 from .configuration_wamkit import WamkitConfig, local_folder, shapes
 from .features import offsets, view_keys
-from .history import History
+from .history import ExecutedChunk, History
 from .prefixes import prefix_of, takes_prefixes
 
 POLICY = "policy"
@@ -112,23 +112,38 @@ class WamkitPolicy(PreTrainedPolicy):
         self._queue: deque[Tensor] = deque()
         self._history = History(self.policy.spec, self.policy.paradigm.stateful)
         self._session = self.policy.session()
+        self._made = ExecutedChunk()
         self._begun = False
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def select_action(self, batch: dict[str, Any], **options: Any) -> Tensor:
+    def select_action(
+        self, batch: dict[str, Any], executed: Tensor | None = None, **options: Any
+    ) -> Tensor:
         """The next action of each environment [B, A], in physical units.
 
         Call it once a step: a new chunk is computed when the last one is used up, and policies that
         look back are given what was observed meanwhile.
+
+        Args:
+            batch: The observation.
+            executed: What became of the action before [B, A], if the robot or the environment
+                executed another one: a policy with a memory remembers that. LeRobot's own programs
+                pass none.
+            options: Those of LeRobot that no policy of wamkit has.
         """
         self._history.add(batch)
+        if executed is not None:
+            self._made.note(executed)
         if not self._queue:
-            stateful = self.policy.paradigm.stateful
-            looks = self._history.context()
-            if stateful and self._begun:
+            looks, past = self._history.context(), dict[str, Any]()
+            if self.policy.paradigm.stateful and self._begun:
                 looks = self._history.since_last_chunk(self._session.num_images)
-            self._queue.extend(self._act(looks)[:, : self.steps].unbind(1))
+                past = {"executed": self._made.changed}
+            chunk = self._act(looks, **past)[:, : self.steps]
+            self._made.begin(chunk)
+            self._queue.extend(chunk.unbind(1))
+        self._made.take()
         return self._queue.popleft()
 
     @torch.inference_mode(False)

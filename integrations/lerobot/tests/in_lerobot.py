@@ -110,18 +110,22 @@ def compare_memory(home: Path) -> dict[str, Any]:
     images = torch.randint(0, 256, (2, 9, 3, 32, 32), dtype=torch.uint8)
     state = torch.rand(2, 2)
     worst = 0.0
-    for again in range(2):  # a second episode begins anew
+    for clips in (False, True):  # a second episode begins anew, in environments that clip
         mine.reset()
         session.reset()
-        torch.manual_seed(again)
-        actions = []
+        torch.manual_seed(clips)
+        actions: list[Any] = []
         for step in range(9):
             batch = {VIEW["top"]: images[:, step] / 255, "observation.state": state, "task": "a"}
-            actions.append(mine.select_action(batch))
-        torch.manual_seed(again)
+            executed = actions[-1].clip(-0.1, 0.1) if clips and actions else None
+            actions.append(mine.select_action(batch, executed))
+        torch.manual_seed(clips)
+        values = None
         for looks, row in ((images[:, :1], 0), (images[:, 1:], 8)):
             seen = wamkit.Observation({"top": looks}, ["a", "a"], state)
-            values = session.act(seen, seed=torch.randint(2**31, (2,)).tolist()).values
+            past = values.clip(-0.1, 0.1) if clips and values is not None else None
+            draws = torch.randint(2**31, (2,)).tolist()
+            values = session.act(seen, past, seed=draws).values
             worst = max(worst, float((values[:, 0] - actions[row]).abs().max()))
     return {"memory": worst, "memory_rtc": mine.supports_rtc()}
 

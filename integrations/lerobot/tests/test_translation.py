@@ -10,7 +10,7 @@ import pytest
 import torch
 from lerobot_policy_wamkit.batches import prompts_of, to_batch, to_observation, to_pixels
 from lerobot_policy_wamkit.features import expect, features_of, mismatches, offsets, view_keys
-from lerobot_policy_wamkit.history import History
+from lerobot_policy_wamkit.history import ExecutedChunk, History
 from lerobot_policy_wamkit.prefixes import prefix_of, takes_prefixes
 
 from wamkit.config.spec import PolicySpec, override, parse, read
@@ -138,6 +138,23 @@ def test_the_first_observation_stands_for_those_before_the_episode() -> None:
         history.add({"step": step})
         seen.append([look["step"] for look in history.context()])
     assert seen[0] == [0, 0, 0] and seen[3] == [0, 1, 3] and seen[6] == [2, 4, 6]
+
+
+def test_a_chunk_is_remembered_as_a_caller_says_it_was_executed() -> None:
+    made, chunk = ExecutedChunk(), torch.arange(6.0).reshape(1, 3, 2)
+    with pytest.raises(WamkitError, match="before the first one"):
+        made.note(torch.zeros(1, 2))
+    made.begin(chunk)
+    for _ in range(3):
+        made.take()
+    assert made.changed is None
+    with pytest.raises(WamkitError, match=r"actions \[2\]; expected \[1, 2\]"):
+        made.note(torch.zeros(2))
+    made.note(torch.full((1, 2), 9.0))
+    assert made.changed is not None and made.changed.tolist() == [[[0, 1], [2, 3], [9, 9]]]
+    assert chunk[0, 2].tolist() == [4, 5]
+    made.begin(chunk)
+    assert made.changed is None
 
 
 def test_an_observation_has_the_looks_in_order() -> None:

@@ -163,11 +163,7 @@ class SuiteRun:
         one = place.running
         assert one is not None
         place.asked = ""
-        one.seen |= {one.step + count: seen for count, seen in made.observations.items()}
-        one.step += len(made.steps)
-        one.rewards += [step.reward for step in made.steps]
-        one.successes += [step.success for step in made.steps]
-        one.over = made.over
+        one.take(made)
 
     def _finish(self, place: _Place) -> Played:
         one, planned = place.running, place.planned
