@@ -101,7 +101,9 @@ def observation(
     joints: Sequence[str],
     prompt: str,
 ) -> dict[str, Any]:
-    """The observation of now, with the keys that the server names.
+    """The observation of now, with the keys that the server names, and one image of each camera.
+
+    `Robot` keeps those of the steps before, for policies that look at several moments.
 
     Raises WamkitError if a message is old, or if the state has another size than the policy takes.
     """
@@ -177,12 +179,6 @@ def main(args: Sequence[str] | None = None) -> int:
                     f"the policy has views {', '.join(policy.metadata['cameras'])} and actions "
                     f"{', '.join(policy.metadata['actions'])}",
                     "name a --camera for each view, and in --joints what each action moves",
-                )
-            if policy.metadata["num_images"] > 1:
-                raise WamkitError(
-                    f"the policy takes {policy.metadata['num_images']} images of each camera",
-                    "keep those of the steps before (`image_steps` of the greeting), as "
-                    "docs/serving.md says",
                 )
             latest.wait(list(topics), 10.0)
             robot = Robot(

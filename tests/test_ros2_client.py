@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 from serving import policy
 
+import wamkit
 from wamkit.errors import WamkitError
 from wamkit.runtime import Robot
 from wamkit.serve.local import LocalPolicy
+from wamkit.serve.server import Server, address_of, bind, run_in_thread
+from wamkit.testing.fixtures import with_overrides
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "ros2_client.py"
 NODE = runpy.run_path(str(SCRIPT))
@@ -91,6 +95,63 @@ def test_a_robot_runs_by_its_observations() -> None:
         control_hz=200.0,
     )
     assert robot.run(steps=3).steps == 3 and len(executed) == 3
+
+
+class Ros:
+    """What the node takes of ROS 2: topics of one camera and of joints, whose commands it keeps."""
+
+    def __init__(self, joints: list[str]) -> None:
+        state = SimpleNamespace(name=joints, position=[0.5] * len(joints))
+        picture = message(np.full((32, 32, 3), 7, np.uint8), "rgb8")
+        self.messages = {"/camera": picture, "/joint_states": state}
+        self.commands, self.receivers, self.ended = list[Any](), dict[str, Any](), Event()
+
+    def modules(self) -> dict[str, Any]:
+        node = SimpleNamespace(
+            create_subscription=lambda kind, topic, keep, qos: self.receivers.update({topic: keep}),
+            create_publisher=lambda kind, topic, depth: SimpleNamespace(publish=self.publish),
+            get_logger=lambda: SimpleNamespace(error=print),
+        )
+        ros = SimpleNamespace(
+            init=lambda args: None,
+            create_node=lambda name: node,
+            spin=self.spin,
+            try_shutdown=self.ended.set,
+        )
+        messages = SimpleNamespace(Image=None, JointState=None, Float64MultiArray=SimpleNamespace)
+        quality = SimpleNamespace(qos_profile_sensor_data=None)
+        named = {"rclpy": ros, "rclpy.qos": quality}
+        return named | dict.fromkeys(("sensor_msgs.msg", "std_msgs.msg"), messages)
+
+    def publish(self, command: Any) -> None:
+        self.commands.append(command.data)
+
+    def spin(self, node: Any) -> None:
+        while not self.ended.wait(0.01):
+            for topic, keep in self.receivers.items():
+                keep(self.messages[topic])
+
+
+@pytest.mark.parametrize("images", [1, 5])
+def test_the_node_runs_policies_that_look_at_one_or_several_moments(
+    images: int, monkeypatch: Any, capsys: Any
+) -> None:
+    chosen = policy()
+    if images > 1:
+        changes = f"video.num_observed={images}", f"video.num_frames={images + 8}"
+        chosen = wamkit.build(with_overrides(chosen.spec, *changes))
+    listener = bind("127.0.0.1", 0)
+    with run_in_thread(Server(chosen), listener):
+        (host, port), joints = address_of(listener), list(chosen.actions.names)
+        ros = Ros(joints)
+        for name, module in ros.modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+        line = ["--host", host, "--port", str(port), "--prompt", "go", "--seconds", "0.5"]
+        line += ["--fresh", "30", "--camera", "front=/camera", "--joints", *joints]
+        assert NODE["main"](line) == 0, capsys.readouterr().err
+    assert chosen.spec.video.num_observed == images
+    assert len(ros.commands) > 1 and {len(one) for one in ros.commands} == {len(joints)}
+    assert ros.commands[-1] == [0.5] * len(joints)  # holds its position
 
 
 def test_the_command_line_maps_views_to_topics(capsys: Any) -> None:
