@@ -52,7 +52,7 @@ def robot_from(text: str, tmp_path: Path) -> RobotMap:
     return read_robot(str(file))
 
 
-def spec_for(robot: RobotMap) -> PolicySpec:
+def spec_for(robot: RobotMap, groups: list[dict[str, Any]] | None = None) -> PolicySpec:
     """The spec of a policy that a robot fits: its views, its state, its actions, its rate."""
     raw = read(ROOT / "examples" / "toy.toml")
     size = max(field.slice[1] for field in robot.state)
@@ -63,7 +63,7 @@ def spec_for(robot: RobotMap) -> PolicySpec:
         "layout": "side_by_side",
     }
     width = max(field.slice[1] for field in robot.actions)
-    groups = [{"name": "all", "size": width}]
+    groups = groups or [{"name": "all", "size": width}]
     raw["actions"] = {"chunk_size": 8, "control_hz": robot.control_hz, "groups": groups}
     return parse(raw)
 
@@ -89,6 +89,64 @@ def test_every_robot_file_converts_both_ways(name: str) -> None:
     request |= bound.state.split(rng.uniform(0, 1, (bound.state.size,)))
     made = bound.to_request(request)
     assert all((made[f"observation/{view}"] == IMAGE).all() for view in robot.cameras)
+
+
+EXECUTED = {
+    "aloha": [("actions", 6, "rad", None), ("actions", 1, "", None)] * 2,
+    "cosmos_aloha": [("joints", 6, "rad", None), ("joints", 1, "", None)] * 2,
+    "droid": [("joint_velocity", 7, "", (-1, 1)), ("gripper_position", 1, "", (0, 1))],
+    "libero": [("pose", 6, "", None), ("gripper", 1, "", (-1, 1))],
+    "roboarena": [("joint_position", 7, "rad", None), ("gripper_position", 1, "", (0, 1))],
+    "so101": [("action", 5, "deg", None), ("action", 1, "", (0, 100))],
+}
+"""Robot -> key, size, unit and range of what its client executes, as its code has it."""
+
+
+@pytest.mark.parametrize("name", known_robots())
+def test_every_robot_file_declares_the_space_that_its_client_executes(name: str) -> None:
+    fields = read_robot(name).actions
+    found = [(f.key, f.slice[1] - f.slice[0], f.unit, f.range) for f in fields]
+    assert found == EXECUTED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "kind", "fits"),
+    [
+        ("droid", "joint_velocity", "absolute", True),
+        ("droid", "arm", "delta", True),
+        ("droid", "joint_position", "absolute", False),
+        ("droid", "arm.pos", "absolute", False),
+        ("droid", "arm", "relative", False),
+        ("roboarena", "joint_position", "relative", True),
+        ("roboarena", "arm", "relative", True),
+        ("roboarena", "joint_velocity", "delta", False),
+    ],
+)
+def test_positions_are_not_executed_as_velocities(
+    name: str, group: str, kind: str, fits: bool
+) -> None:
+    robot = read_robot(name)
+    arm = {"name": group, "size": 7, "kind": kind} | ({"state": 0} if kind == "relative" else {})
+    spec = spec_for(robot, [arm, {"name": "gripper_position", "size": 1}])
+    if fits:
+        assert robot.bind(spec).actions.size == 8
+        return
+    with pytest.raises(WamkitError, match=f"the robot executes .* and '{group}' of the policy is"):
+        robot.bind(spec)
+
+
+def test_a_robot_file_gives_the_instruction_of_requests_without_one() -> None:
+    aloha = read_robot("aloha")
+    spec = spec_for(aloha)
+    bound = aloha.bind(spec)
+    request: dict[str, Any] = {c.key: np.moveaxis(IMAGE, -1, 0) for c in aloha.cameras.values()}
+    request["state"] = np.zeros(14)
+    with pytest.raises(WamkitError, match="has no 'prompt'") as caught:
+        bound.to_request(request)
+    assert "instruction =" in caught.value.hint
+    told = aloha.model_copy(update={"instruction": "fold the towel"}).bind(spec)
+    assert told.to_request(request)["prompt"] == "fold the towel"
+    assert told.to_request({**request, "prompt": WORDS})["prompt"] == WORDS
 
 
 def test_a_robot_sends_and_gets_its_own_keys_units_and_signs(tmp_path: Path) -> None:

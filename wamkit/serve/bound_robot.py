@@ -36,6 +36,8 @@ class BoundRobot:
     actions: VectorMap
     unread: frozenset[str]
     """Keys that may be there without being read."""
+    instruction: str | None = None
+    """The instruction of requests without one."""
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -50,12 +52,16 @@ class BoundRobot:
                 f"send a map of {', '.join(self.wanted)}",
             )
         given = dict(_flatten(found))
+        if self.instruction is not None:
+            given.setdefault(self.prompt, self.instruction)
         missing = [key for key in self.wanted if key not in given]
         unknown = [key for key in given if key not in {*self.wanted, *self.unread, *OPTIONS}]
         if missing or unknown:
             faults = [f"has no {key!r}" for key in missing]
             faults += [f"has {list_values(unknown)}, which the map lacks"] if unknown else []
             near = did_you_mean(str(unknown[0]), missing) if unknown and missing else ""
+            if missing == [self.prompt]:
+                near = near or 'send it, or write instruction = "..." in a copy of the robot file'
             raise WamkitError(
                 f"the request does not fit {self.name}: it {' and '.join(faults)}; "
                 f"found {list_values(given)}; expected {', '.join(map(repr, self.wanted))}",

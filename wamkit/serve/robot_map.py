@@ -17,6 +17,7 @@ name, and one that it names and that is not there, are errors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,15 @@ from .bound_robot import BoundRobot
 from .robot_vectors import ValueMap, VectorMap
 
 FOLDER = Path(__file__).parent / "robots"
+QUANTITIES = {
+    word: quantity
+    for quantity, words in {
+        "positions": ("position", "positions", "pos", "qpos"),
+        "velocities": ("velocity", "velocities", "vel", "qvel"),
+    }.items()
+    for word in words
+}
+"""Word in the name of an action -> what the action is."""
 
 
 class CameraMap(Table):
@@ -55,6 +65,8 @@ class RobotMap(Table):
     """Actions a second that the robot executes; a policy of another rate is refused."""
     prompt: str = "prompt"
     """Key of the instruction."""
+    instruction: str | None = Field(None, min_length=1)
+    """The instruction of requests without one; None refuses them."""
     cameras: dict[str, CameraMap]
     """View of the policy -> where its images are. A policy may have fewer of them."""
     state: tuple[ValueMap, ...] = ()
@@ -80,6 +92,7 @@ class RobotMap(Table):
         rate = spec.actions.control_hz
         if self.control_hz is not None and self.control_hz != rate:
             faults.append(f"the robot runs at {self.control_hz:g} Hz and the policy at {rate:g} Hz")
+        faults += self._other_quantities(spec)
         vectors: dict[str, VectorMap] = {}
         wanted = {"state": (self.state if spec.state.size else (), spec.state.size)}
         wanted["action"] = (self.actions, len(spec.actions.executed))
@@ -104,8 +117,40 @@ class RobotMap(Table):
         unread |= {field.key for field in self.state}
         images = {view: (c.key, c.layout, c.rotation) for view, c in cameras.items()}
         return BoundRobot(
-            name, self.prompt, images, vectors["state"], vectors["action"], frozenset(unread)
+            name,
+            self.prompt,
+            images,
+            vectors["state"],
+            vectors["action"],
+            frozenset(unread),
+            self.instruction,
         )
+
+    def _other_quantities(self, spec: PolicySpec) -> list[str]:
+        """Faults: positions of the policy that the robot executes as velocities, or the reverse."""
+        groups = [
+            group
+            for group in spec.actions.groups
+            if group.kind != "state"
+            for _ in range(group.size)
+        ]
+        faults = []
+        for field in self.actions:
+            wanted = _quantity(field.key)
+            for group in dict.fromkeys(groups[slice(*field.slice)]):
+                found = "positions" if group.kind == "relative" else _quantity(group.name)
+                if wanted and found and wanted != found and group.name != field.key:
+                    faults.append(
+                        f"the robot executes {wanted} ({field.key!r}) and {group.name!r} of the "
+                        f"policy is {found}"
+                    )
+        return faults
+
+
+def _quantity(name: str) -> str:
+    """A value of `QUANTITIES`, or empty where the name of an action leaves it open."""
+    found = {QUANTITIES[word] for word in re.split("[^a-z]+", name.lower()) if word in QUANTITIES}
+    return found.pop() if len(found) == 1 else ""
 
 
 def known_robots() -> list[str]:
