@@ -1,24 +1,24 @@
-"""Clients as their authors package them, where they are installed.
-
-openpi-client wants numpy below 2, so it lives in an environment of its own, with typing_extensions;
-the variable OPENPI_PYTHON names its Python.
-"""
+"""Clients as their authors package them: openpi-client elsewhere, since it wants numpy below 2."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import json_numpy  # type: ignore[import-untyped]
+import msgpack_numpy  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from elsewhere import python_with
 from protocols import ARM, COSMOS, IMAGE, STATE, WORDS, expected, post, served
 
 from wamkit.serve.protocols.gr00t_codec import MSGPACK, pack_gr00t, unpack_gr00t
 from wamkit.testing.parity import same_values
 
-OPENPI = os.environ.get("OPENPI_PYTHON", "")
+OPENPI = ("openpi-client==0.1.2", "typing_extensions")  # which it imports and does not require
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -37,7 +37,13 @@ print(json.dumps([client.get_server_metadata()["chunk_size"], reply["actions"].t
 """
 
 
-@pytest.mark.skipif(not OPENPI, reason="OPENPI_PYTHON names no Python with openpi-client")
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with openpi-client in it."""
+    return python_with(tmp_path_factory.mktemp("elsewhere"), *OPENPI)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths of environments")
 @pytest.mark.parametrize(
     ("protocol", "robot", "keys"),
     [
@@ -46,9 +52,11 @@ print(json.dumps([client.get_server_metadata()["chunk_size"], reply["actions"].t
         ("auto", None, ("observation/front", "observation/state")),
     ],
 )
-def test_openpi_client_acts(protocol: str, robot: Any, keys: tuple[str, str]) -> None:
+def test_openpi_client_acts(
+    protocol: str, robot: Any, keys: tuple[str, str], elsewhere: Path
+) -> None:
     with served(protocol, robot) as (_, address):
-        command = [OPENPI, "-c", SCRIPT, str(address[1]), *keys]
+        command = [elsewhere, "-c", SCRIPT, str(address[1]), *keys]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     chunk, actions, refusal = json.loads(done.stdout)
     assert chunk == 8 and "has no 'prompt'" in refusal
@@ -56,7 +64,6 @@ def test_openpi_client_acts(protocol: str, robot: Any, keys: tuple[str, str]) ->
 
 
 def test_json_numpy_acts() -> None:
-    json_numpy = pytest.importorskip("json_numpy")
     seen = {"primary_image": IMAGE, "proprio": np.array(STATE), "task_description": WORDS}
     with served("cosmos-policy", renamed=COSMOS) as (_, address):
         status, body = post(address, "/act", json_numpy.dumps({**seen, "seed": 2}).encode())
@@ -65,12 +72,11 @@ def test_json_numpy_acts() -> None:
 
 
 def test_msgpack_numpy_is_read_and_written() -> None:
-    theirs = pytest.importorskip("msgpack_numpy")
     import msgpack  # type: ignore[import-untyped]
 
     message = {"data": {"image": IMAGE, "value": np.float32(0.5), "words": [[WORDS]]}}
-    found, form = unpack_gr00t(msgpack.packb(message, default=theirs.encode))
+    found, form = unpack_gr00t(msgpack.packb(message, default=msgpack_numpy.encode))
     assert form == MSGPACK and (found["data"]["image"] == IMAGE).all()
     assert found["data"]["value"] == np.float32(0.5) and found["data"]["words"] == [[WORDS]]
-    back = msgpack.unpackb(pack_gr00t(found, form), object_hook=theirs.decode)
+    back = msgpack.unpackb(pack_gr00t(found, form), object_hook=msgpack_numpy.decode)
     assert (back["data"]["image"] == IMAGE).all()

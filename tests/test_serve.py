@@ -320,18 +320,6 @@ def test_a_port_that_is_taken_is_reported_before_anything_is_loaded(
     assert f"take --port {port + 1}, or --port 0 for any" in err
 
 
-def test_an_openpi_client_understands(typed: tuple[Any, str, int]) -> None:
-    pytest.importorskip("openpi_client")
-    from openpi_client.websocket_client_policy import WebsocketClientPolicy
-
-    theirs = WebsocketClientPolicy("127.0.0.1", typed[2])
-    assert theirs.get_server_metadata()["chunk_size"] == 8
-    seen = {"observation/image": image_embeds(), "prompt": WORDS}
-    assert theirs.infer(seen)["actions"].shape == (8, 4)
-    with pytest.raises(RuntimeError, match="has no 'prompt'"):
-        theirs.infer({"observation/image": image_embeds()})
-
-
 def test_ctrl_c_ends_it_cleanly(typed: tuple[Any, str, int]) -> None:
     run = typed[0]
     run.send_signal(signal.SIGINT)

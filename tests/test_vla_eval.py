@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import venv
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +19,7 @@ pytest.importorskip("websockets")
 pytest.importorskip("msgpack")
 
 import msgpack
+from elsewhere import python_with
 from PIL import Image
 from serving import line_to
 
@@ -155,14 +155,7 @@ def test_options_that_do_not_fit_are_refused(
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with vla-eval in it."""
-    home = tmp_path_factory.mktemp("elsewhere")
-    venv.create(home, with_pip=True)
-    python = home / "bin" / "python"
-    command = [python, "-m", "pip", "install", "-q", "vla-eval==0.8.0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"vla-eval cannot be installed here: {done.stderr[-200:]}")
-    return python
+    return python_with(tmp_path_factory.mktemp("elsewhere"), "vla-eval==0.8.0")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="paths of environments")
