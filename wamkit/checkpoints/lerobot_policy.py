@@ -6,11 +6,12 @@ own, such as the statistics of a normalization, names a safetensors file next to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import WamkitError
 from .files import headers, open_weights
+from .setting_values import Settings
 from .source import Source
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
@@ -46,19 +47,37 @@ def step_of(source: Source, file: str, name: str) -> Mapping[str, Any] | None:
     return next((step for step in steps if step.get("registry_name") == name), None)
 
 
+def step_settings(step: Mapping[str, Any], file: str) -> Settings:
+    """The settings of a step of `file`; empty if it states none.
+
+    Raises WamkitError if they are no table.
+    """
+    own = Settings(step, file, str(step.get("registry_name")))
+    return own.table("config") if step.get("config") is not None else Settings({}, file)
+
+
 def unknown_steps(source: Source, known: Collection[str] = ()) -> Iterator[str]:
     """A phrase for every step of the two processors that is neither in `STEPS` nor in `known`."""
     for file in (PREPROCESSOR, POSTPROCESSOR):
         for step in processor_steps(source, file):
             name = step.get("registry_name")
-            if name is not None and name not in STEPS and name not in known:
+            if name is not None and name not in (*STEPS, *known):
                 yield f"{file} has a step {str(name)[:80]!r}"
 
 
-def step_rows(source: Source, step: Mapping[str, Any], feature: str) -> dict[str, list[float]]:
-    """Row -> values of a feature, such as "action", in the statistics of a step; {} without any.
+def step_rows(
+    source: Source, step: Mapping[str, Any], feature: str, wanted: Sequence[str]
+) -> dict[str, list[float]]:
+    """Row -> values of a feature in the statistics of a step, in the order of `wanted`.
 
-    Raises WamkitError if the step names no file of its folder.
+    Args:
+        source: The policy's folder.
+        step: Of one of its processors.
+        feature: Such as "action".
+        wanted: Names of rows; those that are not there are left out.
+
+    Raises:
+        WamkitError: The step names no file of its folder, or rows differ in length.
     """
     name = step.get("state_file")
     if name is None:
@@ -71,8 +90,16 @@ def step_rows(source: Source, step: Mapping[str, Any], feature: str) -> dict[str
         )
     file, start = source.folder / name, f"{feature}."
     with open_weights(file) as held:
-        return {
-            key.removeprefix(start): held.tensor(entry).double().flatten().tolist()
-            for key, entry in headers([file]).items()
-            if key.startswith(start)
+        entries = headers([file])
+        rows = {
+            row: held.tensor(entries[start + row]).double().flatten().tolist()
+            for row in wanted
+            if start + row in entries
         }
+    if len({len(values) for values in rows.values()}) > 1:
+        lengths = ", ".join(f"{row} {len(values)}" for row, values in rows.items())
+        raise WamkitError(
+            f"{source.path}/{name}: rows of {feature} differ in length ({lengths})",
+            "copy the policy's folder again",
+        )
+    return rows

@@ -165,7 +165,8 @@ def unread_schedules(settings: HydraConfig) -> Iterator[str]:
         )
         if train is not None and infer is not None and train != infer:
             yield f"{name}: another shift in training than in use"
-    if (precision := settings.get("mixed_precision", "bf16")) not in PRECISIONS:
+    precision = settings.get("mixed_precision", "bf16")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         yield f"mixed_precision = {precision!r}; known are {', '.join(PRECISIONS)}"
 
 

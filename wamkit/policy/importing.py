@@ -124,11 +124,9 @@ def plan_import(
         WamkitError: No importer, or several, recognize it; a tensor is not accounted for, missing
             or misshapen; statistics are damaged; the composition has conflicts.
     """
-    source = Source(path)
-    own = [text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX)]
+    overrides = tuple(overrides)
     rest = [text for text in overrides if not text.startswith(PREFIX)]
-    importer = choose_importer(source, system, own)
-    imported = _read(importer, source)
+    source, importer, imported = read_source(path, overrides, system)
     raw = override(dict(imported.spec), rest)
     if conflicts := [found for found in check(raw) if not found.missing]:
         raise SpecError(conflicts, f"what {importer.name} reads in {path}")
@@ -161,6 +159,19 @@ def plan_import(
     return ImportPlan(
         source, importer, imported, spec, weights, dropped, statistics, missing, shape
     )
+
+
+def read_source(
+    path: str | Path, overrides: Iterable[str] = (), system: str | None = None
+) -> tuple[Source, ImporterConfig, Imported]:
+    """The checkpoint at `path`, its importer, and what that reads; arguments of `plan_import`.
+
+    Raises WamkitError if no importer, or several, recognize it, or a file is damaged.
+    """
+    source = Source(path)
+    own = [text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX)]
+    importer = choose_importer(source, system, own)
+    return source, importer, _read(importer, source)
 
 
 def _read(importer: ImporterConfig, source: Source) -> Imported:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import cycle
@@ -16,7 +16,7 @@ import torch
 
 from ..errors import WamkitError
 from ..files import strict_yaml
-from ..policy.importing import plan_import
+from ..policy.importing import plan_import, read_source
 from ..policy.observation import random_observation
 from ..policy.policy import Policy
 from .dataset import record
@@ -72,38 +72,47 @@ def expect_clear_errors(
 ) -> None:
     """Raise AssertionError unless damaged settings are refused by WamkitError, or read.
 
-    Every value and table in the files is left out, or replaced by an odd value, in turn.
+    Every value and table in the files is replaced by an odd value, or left out, in turn, and the
+    import planned. Every one is left out once, and what is left is read.
 
     Args:
         place: A checkpoint that can be imported: a file, or a folder.
         files: Names of its JSON and YAML files, relative to its folder.
         folder: An empty folder, for copies.
         options: Of the import.
-        every: To damage only each second, third ... value, for speed.
+        every: To plan with only each second, third ... value damaged, for speed.
     """
     home = place if place.is_dir() else place.parent
-    copied = folder / home.name
+    copied, options = folder / home.name, tuple(options)
     shutil.copytree(home, copied)
     place, odd = copied / place.relative_to(home), cycle(_ODD)
+    system = read_source(place, options)[1].name
     for name in files:
         text = (copied / name).read_text(encoding="utf-8")
         table = strict_yaml.loads(text) if name.endswith(("yaml", "yml")) else json.loads(text)
-        chosen = list(_paths(table))[::every]
+        paths = list(_paths(table))
+        for path in paths:
+            (copied / name).write_text(json.dumps(_changed(table, path, _LEFT_OUT)))
+            where = f"{name}: {'.'.join(map(str, path))} is left out"
+            _expect_clear_error(lambda: read_source(place, options, system), where)
+        chosen = paths[::every]
         for path, value in zip(chosen, odd, strict=False):  # the odd values never end
             (copied / name).write_text(json.dumps(_changed(table, path, value)))
             found = "left out" if value is _LEFT_OUT else f"{value!r}"
-            _expect_clear_error(place, options, f"{name}: {'.'.join(map(str, path))} is {found}")
+            where = f"{name}: {'.'.join(map(str, path))} is {found}"
+            _expect_clear_error(lambda: plan_import(place, None, options), where)
         for whole in ("", "[]", "3", '"x"', "null"):
             (copied / name).write_text(whole)
-            _expect_clear_error(place, options, f"{name} is {whole!r}")
+            where = f"{name} is {whole!r}"
+            _expect_clear_error(lambda: plan_import(place, None, options), where)
         (copied / name).write_text(text, encoding="utf-8")
 
 
-def _expect_clear_error(place: Path, options: Iterable[str], where: str) -> None:
+def _expect_clear_error(act: Callable[[], object], where: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plan_import(place, None, options)
+            act()
     except WamkitError as error:
         assert "does not say what" not in error.what, f"{where}: {error.what} (not clear)"
     except Exception as error:

@@ -163,7 +163,7 @@ def test_damaged_settings_are_refused_clearly(tmp_path: Path) -> None:
         ({"text_cfg_scale": 3.0}, r"text_cfg_scale = 3\.0, expected 1\.0"),
         ({"tiled": True}, "tiled = True, expected False"),
         ({"action_horizon": 4, "n_action_steps": 4}, "with action_horizon = 4"),
-        ({"num_inference_steps": 0}, "schedules.action.steps"),
+        ({"num_inference_steps": 0}, "num_inference_steps = 0"),
         ({"image_size": [32, 50]}, "equal parts of image_size"),
         ({"normalization_mapping": {"VISUAL": "MEAN_STD"}}, "normalization_mapping.VISUAL"),
         ({"n_action_steps": "all"}, "n_action_steps = 'all', expected a whole number"),

@@ -34,7 +34,7 @@ from wamkit.policy.losses import vector_loss, video_loss
 from wamkit.policy.normalization import Normalizer, Statistics
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
-from wamkit.testing.imported import expect_acts_and_learns
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, same_values, to_float64
 from wamkit.testing.recorded import act_with_noise, read_record
 
@@ -416,3 +416,12 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     policy: Policy, tmp_path: Path
 ) -> None:
     expect_acts_and_learns(policy, tmp_path)
+
+
+def test_damaged_settings_and_statistics_are_refused_clearly(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "released").mkdir()
+    file = written(payload(record), tmp_path / "released")
+    files = ("train_config.yaml", "dataset_stats.json")
+    expect_clear_errors(file, files, tmp_path / "copies", TINY, every=2)

@@ -31,7 +31,7 @@ from wamkit.policy.losses import modality_loss
 from wamkit.policy.observation import Batch, Observation
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import training_inputs
-from wamkit.testing.imported import expect_acts_and_learns
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.parity import float64, to_float64
 from wamkit.testing.recorded import RecordedNoise, part_of, read_record
 
@@ -365,3 +365,12 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     policy: Policy, tmp_path: Path
 ) -> None:
     expect_acts_and_learns(policy, tmp_path)
+
+
+def test_damaged_settings_and_statistics_are_refused_clearly(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "released").mkdir()
+    file = checkpoint(record, tmp_path / "released")
+    files = ("config.yaml", "dataset_stats.json")
+    expect_clear_errors(file, files, tmp_path / "copies", SIZES, every=2)

@@ -175,8 +175,9 @@ def _from_settings(settings: HydraConfig, base: Mapping[str, Any]) -> dict[str, 
         found["text_encoder"] = {"max_length": length}
     if views := view_tables(settings):
         found["cameras"] = _cameras(views, layout_of(settings))
-    if shift := settings.get("model.video_scheduler.train_shift"):
-        found["schedules"] = {"video": {"shift": float(shift)}}
+    shift = "model.video_scheduler.train_shift"
+    if (value := settings.get(shift)) is not None:
+        found["schedules"] = {"video": {"shift": number(value, shift, settings.where)}}
     return merge(found, precision_tables(settings, ("video",)))
 
 

@@ -386,3 +386,11 @@ def test_damaged_settings_are_refused_clearly(record: dict[str, Tensor], tmp_pat
     folder = released(record, tmp_path / NAMES["libero"])
     files = ("transformer/config.json",)
     expect_clear_errors(folder, files, tmp_path / "copies", options("libero"))
+
+
+def test_damaged_settings_of_lerobot_are_refused_clearly(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = lerobot(record, tmp_path / "lerobot")
+    files = ("config.json", "policy_postprocessor.json")
+    expect_clear_errors(folder, files, tmp_path / "copies", options("libero"))

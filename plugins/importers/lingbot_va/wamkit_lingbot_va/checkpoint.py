@@ -17,7 +17,7 @@ from wamkit.checkpoints.lerobot_policy import (
     unknown_steps,
 )
 from wamkit.checkpoints.safetensors import CheckpointLayout
-from wamkit.checkpoints.setting_values import unknown_values, whole_number
+from wamkit.checkpoints.setting_values import Settings, unknown_values
 from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Imported, Selection
 from wamkit.errors import WamkitError
@@ -28,6 +28,7 @@ from .specs import spec_of
 if TYPE_CHECKING:
     from . import LingBotVA
 
+IMAGES = "observation.images."
 BASE = "hf:robbyant/lingbot-va-base"
 ACTION = r"^(transformer\.)?(action_embedder|action_proj_out|condition_embedder_action)\."
 UNUSED = r"^(transformer\.)?condition_embedder_action\.text_embedder\."
@@ -63,6 +64,7 @@ LEROBOT: dict[str, tuple[Any, ...]] = {
     "action_guidance_scale": (1.0,),
     "camera_layout": ("width_concat", "robotwin_tshape"),
     "dtype": ("bfloat16", "float32"),
+    "image_hflip": (False, True),
     "normalization_mapping": (dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY"),),
 }
 """Settings of LeRobot's policy that decide how it acts -> their values here."""
@@ -157,40 +159,37 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
 
 
 def _from_lerobot(
-    source: Source, config: dict[str, Any]
+    source: Source, table: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]], list[str]]:
     """Spec, statistics and notes of a policy folder of LeRobot."""
-    _expect_known(source, config, is_lerobot=True)
-    used = config["used_action_channel_ids"]
-    views = tuple(key.removeprefix("observation.images.") for key in config["obs_cam_keys"])
-
-    def count(key: str, least: int = 1) -> int:
-        return whole_number(config[key], key, "config.json", least)
-
+    _expect_known(source, table, is_lerobot=True)
+    config = Settings(table, "config.json")
+    used = config.whole_numbers("used_action_channel_ids", least=0)
+    views = tuple(key.removeprefix(IMAGES) for key in config.texts("obs_cam_keys"))
     robot = replace(
         ROBOTS["libero"],
         views=views,
-        size=(config["height"], config["width"]),
-        frames=count("frame_chunk_size"),
-        actions_per_frame=count("action_per_frame"),
-        memory=count("attn_window", least=2) // 2,
-        video_steps=config["num_inference_steps"],
-        action_steps=config["action_num_inference_steps"],
-        action_shift=config["action_snr_shift"],
+        size=(config.whole_number("height"), config.whole_number("width")),
+        frames=config.whole_number("frame_chunk_size"),
+        actions_per_frame=config.whole_number("action_per_frame"),
+        memory=config.whole_number("attn_window", least=2) // 2,
+        video_steps=config.whole_number("num_inference_steps"),
+        action_steps=config.whole_number("action_num_inference_steps"),
+        action_shift=config.number("action_snr_shift"),
         groups=(("action", len(used), "absolute"),),
         channel_map=tuple(used),
-        inverted_t=config["camera_layout"] == "robotwin_tshape",
+        inverted_t=config.text("camera_layout") == "robotwin_tshape",
         conventions="lerobot" if set(views) == LIBERO_CAMERAS else "",
     )
     spec = spec_of(robot)
     spec["schedules"]["video"] |= {
-        "shift": config["snr_shift"],
-        "guidance_scale": config["guidance_scale"],
+        "shift": config.number("snr_shift"),
+        "guidance_scale": config.number("guidance_scale"),
     }
     if "dtype" in config:
-        spec["dtype"] = config["dtype"]
+        spec["dtype"] = config.text("dtype")
     if "max_sequence_length" in config:
-        spec["text_encoder"]["max_length"] = count("max_sequence_length")
+        spec["text_encoder"]["max_length"] = config.whole_number("max_sequence_length")
     if config.get("image_hflip"):
         for view in spec["cameras"]["views"]:
             view["flip"] = "horizontal"
@@ -207,8 +206,8 @@ def _from_lerobot(
 def _lerobot_statistics(source: Source) -> dict[str, dict[str, list[float]]]:
     """q01 and q99 of the action in the state of the step that unnormalizes actions."""
     for step in processor_steps(source, POSTPROCESSOR):
-        rows = step_rows(source, step, "action")
-        if {"q01", "q99"} <= set(rows):
+        rows = step_rows(source, step, "action", ("q01", "q99"))
+        if len(rows) == 2:
             robot = replace(ROBOTS["libero"], q01=tuple(rows["q01"]), q99=tuple(rows["q99"]))
             exact = robot.statistics
             return {"action": {k: v if k not in ("max", "q99") else rows["q99"] for k, v in
