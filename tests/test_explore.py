@@ -6,7 +6,6 @@ import itertools
 import json
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,13 @@ from typing import Any
 
 import pytest
 from browsing import browser as browser
+from exploring import ask as ask
+from exploring import data as data
+from exploring import html as html
 
 from wamkit.bench.counts.solving import Design
 from wamkit.cli._params import parameters
 from wamkit.cli.explore.choices import choices
-from wamkit.cli.explore.data import page_data
-from wamkit.cli.explore.page import MODEL, page, script
 from wamkit.cli.explore.record import recorded
 from wamkit.config.check import check
 from wamkit.config.spec import parse, read
@@ -32,60 +32,6 @@ from wamkit.policy.cost import cost
 ROOT = Path(__file__).parent.parent
 Run = Callable[..., tuple[int, str, str]]
 SIZES = (64, 96, 128, 160, 224, 240, 252, 256, 320)
-ASK = """
-(input) => input.map((given) => {
-  const choice = { ...Explore.fromPreset(given.preset) };
-  choice.parts = given.parts;
-  choice.raw = { ...choice.raw, ...given.raw };
-  if (!Explore.modes(choice).includes(choice.mode)) choice.mode = Explore.modes(choice)[0] ?? "";
-  if (given.mode !== undefined) choice.mode = given.mode;
-  const conflicts = Explore.conflicts(choice);
-  const fits = !conflicts.length;
-  return {
-    spec: Explore.spec(choice), toml: Explore.toml(choice), conflicts, mode: choice.mode,
-    tokens: fits ? Explore.tokens(choice) : null,
-    parameters: fits ? Explore.parameters(choice) : null,
-    cost: fits && given.cost ? Explore.cost(choice)?.total ?? null : null,
-  };
-})
-"""
-
-
-@pytest.fixture(scope="module")
-def data() -> dict[str, Any]:
-    return page_data()
-
-
-@pytest.fixture(scope="module")
-def html(data: dict[str, Any]) -> str:
-    return page(data)
-
-
-@pytest.fixture(scope="module")
-def ask(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Any]:
-    """What the page's scripts say of choices, from node."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("there is no node to run the page's scripts")
-    folder = tmp_path_factory.mktemp("explore")
-    (folder / "data.json").write_text(json.dumps(data))
-    lines = [
-        script(*MODEL),
-        "const fs = require('fs');",
-        f"Explore.data = JSON.parse(fs.readFileSync({json.dumps(str(folder / 'data.json'))}));",
-        "const input = JSON.parse(fs.readFileSync(0));",
-        f"process.stdout.write(JSON.stringify(({ASK.strip()})(input)));",
-    ]
-    (folder / "ask.js").write_text("\n".join(lines))
-
-    def asked(given: Any) -> Any:
-        done = subprocess.run(
-            [node, str(folder / "ask.js")], input=json.dumps(given), capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
-
-    return asked
 
 
 def _random(data: dict[str, Any], rng: random.Random, *, fits: bool = False) -> dict[str, Any]:

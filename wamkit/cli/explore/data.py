@@ -414,8 +414,10 @@ def _whole(preset: Preset, known: Mapping[str, Any]) -> dict[str, Any]:
     assert preset.whole is not None
     raw = preset.whole
     found = known["systems"].get(whole_key(raw)) or whole(spec_of(raw))
+    sees = spec_of(raw).fitted().paradigm.sees
     return {
         "options": list(preset.brought),
+        "sees": {role: sorted(seen) for role, seen in sees.items()},
         "parts": {kind: part_table(raw[kind]) for kind in KINDS},
         "raw": {key: value for key, value in raw.items() if key not in KINDS},
         **found,

@@ -49,7 +49,6 @@ Explore.time = (seconds) => Explore.scaled(
 );
 Explore.whole = (x) => x.toLocaleString("en-US");
 
-Explore.roles = ["text", "context", "target", "state", "action", "next_state", "value"];
 Explore.meanings = {
   text: "tokens of the prompt",
   context: "latent frames that are observed",
@@ -58,13 +57,6 @@ Explore.meanings = {
   action: "the actions of the chunk",
   next_state: "the state when the chunk is done",
   value: "how well it goes from there",
-};
-
-/** The family of a role: copies and blocks have the color of what they copy. */
-Explore.family = (role) => {
-  const name = Explore.base(role);
-  if (Explore.roles.includes(name)) return name;
-  return { seen: "target", did: "action" }[name] ?? "value";
 };
 
 Explore.meaning = (role) => {

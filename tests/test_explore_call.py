@@ -1,0 +1,97 @@
+"""One call on the page of `wamkit explore`: who attends to whom at which layers, as in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from exploring import ask as ask
+from exploring import asking
+from exploring import data as data
+
+from wamkit.bench.counts.runner import no_random_weights
+from wamkit.config.spec import PolicySpec, parse, read
+from wamkit.interfaces import ReaderHead
+from wamkit.interfaces.types import base
+from wamkit.policy.cost import without_weights
+
+ROOT = Path(__file__).parent.parent
+
+
+def _attention(spec: PolicySpec) -> list[dict[str, Any]]:
+    """The ranges of layers that differ, and the table of each."""
+    with no_random_weights(), torch.device("meta"):
+        head: Any = without_weights(spec.action_head).build(spec.sizes)
+    traits, tokens, sees = spec.backbone.traits, spec.tokens(), spec.paradigm.sees
+    reads, every = isinstance(head, ReaderHead), list(range(traits.depth))
+    joined, families = list(getattr(head, "layers", every)), {"seen": "target", "did": "action"}
+
+    def count(role: str) -> int:
+        return tokens[families.get(base(role), base(role))]
+
+    def of_head(role: str) -> bool:
+        return base(role) not in ("text", "context", "target", "seen")
+
+    found = []
+    for layers, own in ((joined, True), ([i for i in every if i not in joined], False)):
+        there = [
+            r for r in sees if (own or not of_head(r)) and (r != "text" or traits.text == "stream")
+        ]
+        columns = {role for role in there if count(role)}
+        rows = {role for role in there if count(role) or (reads and base(role) in spec.predicts)}
+        seen = {
+            row: {
+                c for c in columns & set(sees[row]) if not reads or of_head(row) or not of_head(c)
+            }
+            for row in rows
+        }
+        if layers:
+            found.append({"layers": layers, "own": own, "columns": columns, "seen": seen})
+    return found
+
+
+def _shown_attention(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layers": x["layers"],
+            "own": x["own"],
+            "columns": set(x["columns"]),
+            "seen": {row: set(x["seen"][row]) for row in x["rows"]},
+        }
+        for x in found["attention"]
+    ]
+
+
+def test_every_system_shows_who_attends_to_whom_at_which_layers_as_python_has_it(
+    data: dict[str, Any], ask: Callable[[Any], Any]
+) -> None:
+    given = [
+        {"preset": i, "parts": preset["parts"], "raw": {}}
+        for i, preset in enumerate(data["presets"])
+    ]
+    found = {p["name"]: f for p, f in zip(data["presets"], ask(given), strict=True)}
+    for name, shown in found.items():
+        spec = parse(read(ROOT / "examples" / f"{name}.toml")).fitted()
+        assert _shown_attention(shown) == _attention(spec), name
+    titles = [x["title"] for x in found["mimic_video"]["attention"]]
+    assert titles[0] == "layer 18, which the head reads"
+    assert titles[1] == "layers 0\u201317, 19\u201327, which the head does not read"
+    assert "action" in found["light_wam"]["attention"][0]["rows"]
+    assert "action" not in found["light_wam"]["attention"][1]["rows"]
+
+
+def test_an_expert_that_rests_at_some_layers_has_no_rows_there(
+    data: dict[str, Any], tmp_path: Path
+) -> None:
+    preset = next(i for i, p in enumerate(data["presets"]) if p["name"] == "libero")
+    parts = data["presets"][preset]["parts"]
+    place = data["costs"][parts["backbone"]][parts["action_head"]]
+    costs = list(data["pools"]["costs"])
+    costs[place] = {**costs[place], "awake": [1, 3]}
+    changed = {**data, "pools": {**data["pools"], "costs": costs}}
+    (shown,) = asking(changed, tmp_path)([{"preset": preset, "parts": parts, "raw": {}}])
+    raw = read(ROOT / "examples/libero.toml")
+    raw = {**raw, "action_head": {**raw["action_head"], "layers": [1, 3]}}
+    assert _shown_attention(shown) == _attention(parse(raw).fitted())
