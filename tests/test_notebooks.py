@@ -139,5 +139,17 @@ def test_the_index_names_every_notebook() -> None:
         assert f"({script.with_suffix('.ipynb').name})" in index
 
 
+def test_the_index_counts_lines_as_the_titles_do() -> None:
+    title = re.compile(r"\b(\w+) lines$", re.M)
+    counts = {
+        script.stem: title.findall(script.read_text().partition("# # ")[2].partition("\n")[0])
+        for script in SCRIPTS
+    }
+    for line in (FOLDER / "README.md").read_text().splitlines():
+        for name, found in counts.items():
+            if f"({name}.ipynb)" in line:
+                assert re.findall(r"\b(\w+) lines\b", line) == found
+
+
 def test_the_paradigm_of_a_notebook_is_not_left_behind() -> None:
     assert "vote" not in registry().names("paradigm")
