@@ -24,6 +24,23 @@ pytest.importorskip("nbclient")
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("0*.py"))
+EXPLAINED = {
+    r"\bchunks?\b": "**chunk** of actions (",
+    r"\bprompt\b": "**prompt** (",
+    r"\bthe (\*\*)?state\b": "the **state** (",
+    r"\bbackbones?\b": "**backbones** (",
+    r"\bVAE\b": "made by an autoencoder, the **VAE**",
+    r"\btokens?\b": "becomes a **token** (",
+    r"\bexpert\b": "an **action expert**, a narrower stack",
+    r"\bparadigms?\b": "Its **paradigm**, how video and actions relate",
+    r"\bjoint\b": "is **`joint`**: both are denoised together",
+    r"World-Action Model": "a **World-Action Model** (",
+    r"\baction[ _]head\b": "is the **action head**",
+    r"\battention table\b": "**attention table**",
+    r"\bKV cache\b": "are the **KV cache**",
+    r"\badaptive`": "**`adaptive`** does so with its proposals: it draws",
+}
+"""Terms, as patterns, and the words in which one of the lessons explains each."""
 LARGEST = 500_000
 """Bytes of a notebook with its outputs: larger ones are not shown by every web page."""
 
@@ -108,6 +125,22 @@ def test_a_lesson_has_a_title_sources_and_exercises_with_hidden_answers(script: 
     answers = text.count("# <details><summary>Answer</summary>")
     assert answers >= 3 and text.count("# </details>") == answers
     assert len(re.findall(r"^# \d\. ", text.partition("# ## Exercises")[2], re.M)) == answers
+
+
+def _prose(script: Path) -> str:
+    """The text cells of a lesson, on one line."""
+    cells = [cell for cell in jupytext.read(script).cells if cell.cell_type == "markdown"]
+    return re.sub(r"\s+", " ", " ".join(cell.source for cell in cells))
+
+
+@pytest.mark.parametrize(("term", "words"), EXPLAINED.items())
+def test_a_term_is_explained_where_the_lessons_use_it_first(term: str, words: str) -> None:
+    text = " ".join(map(_prose, SCRIPTS))
+    assert words in text
+    used, explained = re.search(term, text), text.index(words)
+    assert used is not None
+    before = text[max(0, used.start() - 60) : used.end() + 20]
+    assert explained <= used.start() < explained + len(words), before
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -18,8 +18,8 @@
 # robot policies use both start from Gaussian noise and remove it with a network, step by step:
 # *diffusion* (DDPM, arXiv 2006.11239) and *flow matching* along straight lines, also called
 # *rectified flow* (arXiv 2210.02747, 2209.03003). Here a sample is a point in the plane, so that
-# you can see all of it. In a policy a sample is a chunk of actions or a video, and everything
-# below stays as it is.
+# you can see all of it. In a policy a sample is a video or a **chunk** of actions (those of the
+# next second or so, predicted at once), and everything below stays as it is.
 
 # %%
 """Diffusion and flow matching in two dimensions."""
@@ -248,8 +248,9 @@ plt.show()
 # An Euler step is exact where the path of a sample is straight. Paths of *pairs* $(x, \epsilon)$
 # are straight by construction, but where pairs cross, the best prediction is the mean of their
 # velocities, and the path of a *sample* bends. A policy has an easier task than the one above:
-# given image, prompt and state, few actions are right. So let the data be a piece of the upper
-# half circle, more and more narrow. For so few data points the best prediction is known without
+# given the image, the **prompt** (the task in words) and the **state** (what the robot measures of
+# itself, such as the angles of its joints), few actions are right. So let the data be a piece of
+# the upper half circle, more and more narrow. For so few data points the best prediction is known without
 # training: $v(x_\sigma, \sigma) = (x_\sigma - \mathbb E[x \mid x_\sigma])/\sigma$, with the mean
 # over data points weighted by $\exp(-\lVert x_\sigma-(1-\sigma)x\rVert^2/2\sigma^2)$.
 
@@ -299,8 +300,8 @@ plt.show()
 # Divide $x_t$ by $\sqrt{\bar\alpha_t}+\sqrt{1-\bar\alpha_t}$: the weights then sum to 1, so
 # $\sigma = \sqrt{1-\bar\alpha_t}\,/\,(\sqrt{\bar\alpha_t}+\sqrt{1-\bar\alpha_t})$. With the
 # schedule above $\sigma > 0.5$ already at $t = 300$: look at the first figure again. So a network
-# that was trained as a diffusion model can be run as a flow; wamkit's Cosmos backbone does such a
-# conversion.
+# that was trained as a diffusion model can be run as a flow. wamkit does such a conversion with
+# Cosmos, one of its **backbones** (pretrained video networks on which policies are built).
 # </details>
 #
 # 2. Let the data be a single point $x^*$. What is the velocity at $(x_\sigma, \sigma)$, and how

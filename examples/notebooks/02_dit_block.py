@@ -25,8 +25,12 @@
 #
 # each added to the token (a *residual* sum). What such a block needs besides the tokens is the
 # noise level $\sigma$: at $\sigma = 0.9$ the network should guess, at $\sigma = 0.1$ it should
-# retouch. This **conditioning** is the subject here. wamkit's `toy` backbone has the four ways of
-# the paper as its setting `conditioning`.
+# retouch. This **conditioning** is the subject here. wamkit's `toy` backbone, a video network that
+# is small enough for a laptop, has the four ways of the paper as its setting `conditioning`.
+#
+# The policy below has two stacks of such blocks: the backbone for the video, and an **action
+# expert**, a narrower stack for the tokens of the actions (notebook 3). Its **paradigm**, how video
+# and actions relate, is **`joint`**: both are denoised together (notebook 4).
 
 # %%
 """A DiT block, and four ways to tell it the noise level."""
@@ -150,8 +154,9 @@ for way, policy in policies.items():
 # freeze it.
 # </details>
 #
-# 2. In a World-Action Model the observed frame has $\sigma = 0$ while the future frame has 0.7.
-#    What does that mean for `modulation`, and why would one vector for the whole pass not do?
+# 2. In a **World-Action Model** (a policy that learns what to do and what will be seen) the
+#    observed frame has $\sigma = 0$ while the future frame has 0.7. What does that mean for
+#    `modulation`, and why would one vector for the whole pass not do?
 #
 # <details><summary>Answer</summary>
 #

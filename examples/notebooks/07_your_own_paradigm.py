@@ -211,7 +211,8 @@ plt.show()
 #
 # The prefill is paid once; each vote costs its denoising steps, over the action tokens only. On a
 # GPU, put the votes into the batch: the small passes then run side by side. The paradigm
-# `adaptive` does so with its proposals.
+# **`adaptive`** does so with its proposals: it draws a few cheap chunks, and imagines the future
+# only where they disagree (`examples/adaptive_wam.toml`).
 # </details>
 #
 # 3. With two votes the result equals that of one chunk. Why?
