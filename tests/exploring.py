@@ -29,6 +29,9 @@ ASK = """
     tokens: fits ? Explore.tokens(choice) : null,
     parameters: fits ? Explore.parameters(choice) : null,
     cost: fits && given.cost ? Explore.cost(choice)?.total ?? null : null,
+    noise: fits && Explore.cost(choice)
+      ? Explore.noise(choice, Explore.cost(choice).stages).flatMap((passes, i) => (
+        Explore.cost(choice).stages[i].stage.prefill ? [] : passes)) : null,
     attention: fits ? Explore.layerRanges(choice).map((range) => ({
       ...range, title: Explore.rangeTitle(choice, range), ...Explore.attentionTable(choice, range),
     })) : null,

@@ -1,4 +1,4 @@
-"""One call on the page of `wamkit explore`: who attends to whom at which layers, as in Python."""
+"""One call on the page of `wamkit explore`: its attention tables and noise levels, as in Python."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from exploring import ask as ask
 from exploring import asking
 from exploring import data as data
 
+from wamkit.bench.counts.calls import passes_of
 from wamkit.bench.counts.runner import no_random_weights
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.interfaces import ReaderHead
@@ -95,3 +97,47 @@ def test_an_expert_that_rests_at_some_layers_has_no_rows_there(
     raw = read(ROOT / "examples/libero.toml")
     raw = {**raw, "action_head": {**raw["action_head"], "layers": [1, 3]}}
     assert _shown_attention(shown) == _attention(parse(raw).fitted())
+
+
+SHIFTED = {"shift": 2.5, "grid_start": 0.999, "whole_timesteps": True, "solver": "unipc"}
+KARRAS = {"spacing": "karras", "sigma_max": 0.98, "sigma_min": 0.8, "solver": "ab2"}
+SCHEDULES: list[dict[str, Any]] = [
+    {},
+    {"video": {**SHIFTED, "steps": 7}, "action": {"shift": 5.0, "steps": 12}},
+    {"action": {"solver": "midpoint", "steps": 8}},
+    {"action": {"solver": "heun", "steps": 4}},
+    {"video": {**KARRAS, "steps": 5}, "action": {**KARRAS, "steps": 9, "sigma_min": 0.5}},
+    {"video": {"sigma_min": 0.1, "steps": 6}, "action": {"sigma_max": 0.9, "steps": 3}},
+    {"video": {"shift": "tokens"}, "action": {"bf16_sampling": True, "steps": 10}},
+]
+
+
+@pytest.mark.parametrize("schedules", SCHEDULES)
+def test_noise_levels_of_every_pass_are_those_of_python(
+    data: dict[str, Any], ask: Callable[[Any], Any], schedules: dict[str, Any]
+) -> None:
+    given = []
+    for i, preset in enumerate(data["presets"]):
+        own = {key: dict(x) for key, x in preset["raw"].get("schedules", {}).items()}
+        raw = {"seed": 1, "schedules": {**own, **schedules}}  # so that no option is brought
+        place = preset["parts"]["paradigm"], preset["parts"]["backbone"]
+        plans = data["paradigms"][place[0]]
+        plan = plans["plans"][plans["backbones"][place[1]]][preset["parts"]["action_head"]]
+        modes = [mode["name"] for mode in data["pools"]["plans"][plan]["modes"]]
+        given += [{"preset": i, "parts": preset["parts"], "raw": raw, "mode": m} for m in modes]
+    seen = 0
+    for found in ask(given):
+        if found["noise"] is None:
+            continue
+        spec = parse(found["spec"]).fitted()
+        passes = passes_of(spec, spec.paradigm.variants[found["mode"]])
+        expected = [
+            {part: level.sigma for part, level in levels.items()}
+            for call, levels in passes
+            if not call.prefill
+        ]
+        assert [set(x) for x in found["noise"]] == [set(x) for x in expected], found["toml"]
+        for ours, theirs in zip(found["noise"], expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-9), found["toml"]
+        seen += 1
+    assert seen > 20

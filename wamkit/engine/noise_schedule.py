@@ -307,6 +307,11 @@ class NoiseSchedule:
         """Those of a whole run (`Sampler.strides`)."""
         return self.init_sampler(torch.zeros(1, 1), rng=torch.Generator()).strides
 
+    def run(self, steps: int | None = None) -> tuple[float, ...]:
+        """The levels that the network is given in a whole run, and the one of the result."""
+        sampler = self.init_sampler(torch.zeros(1, 1), steps, torch.Generator())
+        return sampler.given
+
     def init_sampler(
         self,
         noise: Tensor,

@@ -51,6 +51,11 @@ class Sampler(ABC):
     evaluated: frozenset[int] | None = None
     """Evaluations that are made, if the others take the velocity of the last one again."""
 
+    @property
+    def given(self) -> tuple[float, ...]:
+        """The levels that the network is given, and the one of the result."""
+        return self._table
+
     def truncate_timesteps(self) -> None:
         """Truncate the levels that the network is given to whole thousandths."""
         self._table = tuple(int(1000 * level) / 1000 for level in self._table)

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from ...config.noise_schedule import ScheduleConfig
 from ...config.parts import Stage
 from ...config.programs import program_of
 from ...config.spec import PolicySpec
 from ...engine.kv_cache import KV, KVCache
-from ...engine.noise_schedule import schedules_of
+from ...engine.levels import Level
+from ...engine.noise_schedule import NoiseSchedule, schedules_of
 from ...interfaces.action_head import is_prefill
 from ...interfaces.types import ModelInputs, ModelOutput, Text
 from ...policy.preprocessing import build_clips, build_inputs
@@ -48,11 +50,16 @@ class Call:
     batch: int
 
 
+Levels = dict[str, Level]
+"""Modality -> its noise level in one pass, of those that are denoised."""
+
+
 class _Answering:
     """A network of zeros."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.levels: list[Levels] = []
 
     def __call__(
         self, inputs: ModelInputs, cache: KVCache | None = None, keep: Collection[str] = ()
@@ -72,6 +79,7 @@ class _Answering:
                 inputs.text.tokens.shape[0],
             )
         )
+        self.levels.append(_levels(inputs))
         batch = inputs.text.tokens.shape[0]
         empty = torch.zeros(batch, 1, 1, 1)
         left = KVCache([{role: KV(empty, empty) for role in keep}], [])
@@ -88,6 +96,21 @@ class _Answering:
         return ModelOutput(**found, cache=left)
 
 
+def _levels(inputs: ModelInputs) -> Levels:
+    """Noise levels of what is denoised in a pass: of entries of a run, and not of one alone."""
+    found: Levels = {}
+    for frames in (inputs.video, inputs.future):
+        for role, level in zip(frames.roles, frames.levels, strict=True) if frames else ():
+            if role in frames.targets and isinstance(level, Level):  # type: ignore[union-attr]
+                found["video"] = level
+    for part in ("action", "next_state", "value"):
+        if (noisy := getattr(inputs, part)) is not None:
+            level = noisy.level if isinstance(noisy.level, Level) else noisy.level[-1]
+            if isinstance(level, Level):
+                found[part] = level
+    return {part: level for part, level in found.items() if len(level.table) > 1}
+
+
 def _state_role(inputs: ModelInputs) -> str:
     """Role of the state, of the episode or of the block that is made; empty if there is none."""
     if inputs.states is not None:
@@ -96,8 +119,8 @@ def _state_role(inputs: ModelInputs) -> str:
     return "" if inputs.state is None else "state"
 
 
-def calls_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Call, int]]:
-    """The passes of one chunk in order, and how often each is made in a row."""
+def passes_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Call, Levels]]:
+    """The passes of one chunk in order, and the noise levels in each."""
     network, traits = _Answering(), spec.backbone.traits
     observed, imagined = spec.latent_frames
     observed += spec.leading_frames
@@ -116,13 +139,7 @@ def calls_of(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[tuple[Cal
     with torch.no_grad():
         rng = torch.Generator().manual_seed(0)
         spec.paradigm.build().act(network, inputs, schedules_of(spec), rng, **act_options)
-    found: list[tuple[Call, int]] = []
-    for call in network.calls:
-        if found and found[-1][0] == call:
-            found[-1] = call, found[-1][1] + 1
-        else:
-            found.append((call, 1))
-    return found
+    return list(zip(network.calls, network.levels, strict=True))
 
 
 @cache
@@ -140,23 +157,27 @@ def stages(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[dict[str, A
 
     Where they are no such formula, they are a table: "v,a" -> passes, of the steps tried.
     """
-    tried: list[list[tuple[Call, int]]] = []
+    tried: list[list[tuple[Call, Levels]]] = []
+    schedules: list[Mapping[str, NoiseSchedule]] = []
     program: list[Stage] = []
     for steps in STEPS:
         changed = _with_steps(spec, *steps)
-        tried.append(calls_of(changed, act_options))
+        tried.append(passes_of(changed, act_options))
+        schedules.append(schedules_of(changed))
         known = {stage.does for stage in program}
         program += [s for s in program_of(changed) if s.passes and s.does not in known]
     order: list[Call] = []
     for found in tried:
-        for call, _ in found:
+        calls = list(dict.fromkeys(call for call, _ in found))
+        for call in calls:
             if call not in order:
-                at = [order.index(c) for c, _ in found if c in order]
-                order.insert(_after(found, call, order), call) if at else order.append(call)
+                at = [order.index(c) for c in calls if c in order]
+                order.insert(_after(calls, call, order), call) if at else order.append(call)
     does = _purposes(program, order)
     made = []
     for call in order:
-        counts = [sum(n for c, n in found if c == call) for found in tried]
+        passes = [[levels for c, levels in found if c == call] for found in tried]
+        counts = [len(levels) for levels in passes]
         solved = _design().solve(counts)
         made.append(
             {
@@ -169,14 +190,56 @@ def stages(spec: PolicySpec, act_options: Mapping[str, Any]) -> list[dict[str, A
                 "batch": call.batch,
                 "passes": None if solved is None else [int(x) for x in solved],
                 **({"table": _table(counts)} if solved is None else {}),
+                "runs": _runs(passes, schedules),
             }
         )
     return made
 
 
-def _after(found: Sequence[tuple[Call, int]], call: Call, order: Sequence[Call]) -> int:
+def _runs(
+    passes: Sequence[Sequence[Levels]], schedules: Sequence[Mapping[str, NoiseSchedule]]
+) -> dict[str, Any]:
+    """Where the noise levels of a call come from: modality -> the run that they are entries of.
+
+    That is the modality whose schedule it follows, the steps of the run where these are not those
+    of the schedule (else 0), and whether it goes on where passes before left it. A modality is left
+    out where its levels do not go down step by step from there to the end.
+    """
+    found: dict[str, Any] = {}
+    for part in sorted({part for levels in passes for each in levels for part in each}):
+        rows = zip(passes, schedules, strict=True)
+        known = [_run(part, levels, its) for levels, its in rows if levels]
+        same = [run for run in known[0][0] if all(run in runs for runs, _ in known)]
+        if same:
+            of, steps = same[0]
+            found[part] = {"of": of, "steps": steps, "goes_on": any(later for _, later in known)}
+    return found
+
+
+def _run(
+    part: str, passes: Sequence[Levels], schedules: Mapping[str, NoiseSchedule]
+) -> tuple[list[tuple[str, int]], bool]:
+    """Runs that the levels may be entries of, as a schedule and steps, and whether they go on."""
+    levels = [each.get(part) for each in passes]
+    if levels[0] is None:
+        return [], False
+    table, start = levels[0].table, levels[0].index
+    last, names = len(table) - 1, dict.fromkeys((part, *schedules))
+    if levels != [Level(table, min(start + i, last)) for i in range(len(levels))]:
+        return [], False
+    runs = {name: schedules[name].config for name in names}
+    whole = [(name, 0) for name, run in runs.items() if table[:-1] == _levels_of(run)[:last]]
+    other = [(name, last) for name, run in runs.items() if table == _levels_of(run, last)]
+    return whole + other, start > 0
+
+
+@cache
+def _levels_of(config: ScheduleConfig, steps: int | None = None) -> tuple[float, ...]:
+    return NoiseSchedule(config).run(steps)
+
+
+def _after(calls: Sequence[Call], call: Call, order: Sequence[Call]) -> int:
     """Where a call belongs among those known: behind the one that comes before it."""
-    calls = [c for c, _ in found]
     before = [c for c in calls[: calls.index(call)] if c in order]
     return order.index(before[-1]) + 1 if before else 0
 
@@ -186,12 +249,13 @@ def _table(counts: Sequence[int]) -> dict[str, int]:
 
 
 def _with_steps(spec: PolicySpec, v: int, a: int, s: int, w: int) -> PolicySpec:
+    """The spec with so many steps, and schedules whose levels tell them apart."""
     schedules, action = spec.schedules, spec.schedules.action
     update = {
-        "video": schedules.video.model_copy(update={"steps": v}),
-        "action": action.model_copy(update={"steps": a}),
-        "next_state": action.model_copy(update={"steps": s}),
-        "value": action.model_copy(update={"steps": w}),
+        "video": schedules.video.model_copy(update={"steps": v, "shift": 2.0}),
+        "action": action.model_copy(update={"steps": a, "shift": 3.0}),
+        "next_state": action.model_copy(update={"steps": s, "shift": 5.0}),
+        "value": action.model_copy(update={"steps": w, "shift": 7.0}),
     }
     return spec.model_copy(update={"schedules": schedules.model_copy(update=update)})
 

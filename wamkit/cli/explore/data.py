@@ -8,21 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
 from ...config.alternatives import backbones_with_views
-from ...config.cameras import CameraConfig
 from ...config.check import check, missing_files, warnings_of
 from ...config.compositions import default
 from ...config.parts import KINDS, ActionHeadConfig, HeadContext, Part
 from ...config.programs import level_conflicts
 from ...config.registry import registry
-from ...config.robot import ActionConfig, StateConfig, VideoConfig
-from ...config.spec import PolicySpec
 from ...config.trained import naming_hint, strange_text_encoder, strange_vae
 from ...files.install import install_hint
 from .brought import whole, whole_key
 from .choices import Choice, Preset, choices, part_table, spec_of
+from .defaults import defaults
 from .record import counted, recorded
 from .rules import (
     CONTEXTS,
@@ -91,7 +87,7 @@ def page_data(spec: Path | None = None) -> dict[str, Any]:
         "cautions": _cautions(offered),
         "presets": [_system(preset, offered, known) for preset in presets],
         "start": 0 if spec is not None else _usual(presets),
-        "defaults": _defaults(),
+        "defaults": defaults(),
         "with_views": backbones_with_views(),
         "pools": {"reasons": reasons.values, "costs": costs.values, "plans": plans.values},
         **_text_rule(offered),
@@ -422,27 +418,3 @@ def _whole(preset: Preset, known: Mapping[str, Any]) -> dict[str, Any]:
         "raw": {key: value for key, value in raw.items() if key not in KINDS},
         **found,
     }
-
-
-def _defaults() -> dict[str, Any]:
-    """Values of the keys of a spec that are left out, by section."""
-    sections: dict[str, Any] = {
-        "actions": ActionConfig,
-        "state": StateConfig,
-        "cameras": CameraConfig,
-        "video": VideoConfig,
-    }
-    found: dict[str, Any] = {
-        name: {
-            key: to_jsonable_python(field.get_default(call_default_factory=True))
-            for key, field in section.model_fields.items()
-            if not field.is_required()
-        }
-        for name, section in sections.items()
-    }
-    from ...config.noise_schedule import ScheduleConfig
-
-    fields = ScheduleConfig.model_fields
-    found["schedule"] = {key: fields[key].default for key in ("steps", "guidance_scale", "solver")}
-    found["dtype"] = PolicySpec.model_fields["dtype"].default
-    return found

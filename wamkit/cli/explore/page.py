@@ -14,7 +14,7 @@ from ...files import strict_json
 from ...files.install import install_hint
 
 HERE = Path(__file__).parent
-MODEL = ("sizes", "views", "rules", "cost", "layers", "spec")
+MODEL = ("sizes", "views", "rules", "cost", "noise", "layers", "spec")
 """Scripts that compute; they touch no page, and tests run them alone."""
 VIEW = ("dom", "controls", "results", "timeline", "attention", "map", "main")
 """Scripts that draw."""

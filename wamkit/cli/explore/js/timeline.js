@@ -26,6 +26,7 @@ Explore.steps = (choice, cost) => {
         + `${sizes.context > 1 ? "s" : ""} of ${sizes.latent.channels}x${sizes.latent.height}x${sizes.latent.width}.`,
     },
   ];
+  const noise = Explore.noise(choice, stages);
   stages.forEach((one, place) => {
     const { stage, parts, keys, passes, batch, pass } = one;
     const blocks = [];
@@ -45,7 +46,7 @@ Explore.steps = (choice, cost) => {
         title: stage.does, stage: place, found: pass, blocks, batch, kept,
         cached: Object.entries(keys), place: i, passes,
         often: stage.prefill ? "once per chunk, kept" : `step ${i + 1} of ${passes}`,
-        noisy: stage.prefill ? [] : [...stage.frames, ...stage.vectors.map(([, role]) => role)],
+        levels: noise[place][i],
         detail: stage.prefill
           ? "A pass for its keys and values alone: later passes look them up."
           : "Noise levels go down; what was looked up stays as it is.",
@@ -61,6 +62,19 @@ Explore.block = ([role, tokens], most, note = null) => Explore.el("li", {
   title: Explore.meaning(role),
 }, Explore.el("span", { class: "block-name" }, role),
 Explore.el("span", { class: "block-count" }, `${Explore.whole(tokens)}${note ?? ""}`));
+
+/** How noisy a role is in a step: between 0 and 1. */
+Explore.noiseOf = (step, role) => (role.endsWith("'") ? 0
+  : step.levels?.[{ target: "video" }[Explore.base(role)] ?? Explore.base(role)] ?? 0);
+
+/** The noise level of everything that is denoised in a step. */
+Explore.noiseBars = (step) => Object.entries(step.levels ?? {}).map(([modality, level]) => Explore.el(
+  "div", { class: `noise role-${modality === "video" ? "target" : modality}` },
+  Explore.el("span", {}, `noise in ${modality.replace("_", " ")}`),
+  Explore.el("span", { class: "noise-bar" },
+    Explore.el("span", { class: "noise-fill", style: { width: `${100 * level}%` } })),
+  Explore.el("span", { class: "noise-level" }, level.toFixed(3)),
+));
 
 Explore.drawTimeline = (choice, cost) => {
   const { el } = Explore;
@@ -103,7 +117,6 @@ Explore.drawTimeline = (choice, cost) => {
   document.getElementById("previous").setAttribute("aria-disabled", Explore.step === 0);
   document.getElementById("next").setAttribute("aria-disabled", Explore.step === steps.length - 1);
   const most = Math.max(...steps.flatMap((s) => [...s.blocks, ...s.cached]).map(([, n]) => n), 1);
-  const level = now.noisy?.length ? 1 - now.place / now.passes : null;
   const shelf = [];
   const seen = new Map();
   for (const step of steps.slice(0, Explore.step + 1)) {
@@ -131,11 +144,9 @@ Explore.drawTimeline = (choice, cost) => {
     el("div", { class: "flow" },
       el("div", { class: "column" }, el("h4", {}, "In this pass"),
         el("ul", { class: "blocks entering" }, now.blocks.filter(([, n]) => n).map(
-          (one) => Explore.block(one, most, level !== null && now.noisy.includes(one[0]) && Explore.family(one[0]) !== "context" && one[0] !== "target'" ? " noisy" : ""),
+          (one) => Explore.block(one, most, Explore.noiseOf(now, one[0]) > 0 ? " noisy" : ""),
         )),
-        level === null ? null : el("div", { class: "noise" },
-          el("span", {}, "noise"), el("span", { class: "noise-bar" },
-            el("span", { class: "noise-fill", style: { width: `${100 * level}%` } })))),
+        Explore.noiseBars(now)),
       el("div", { class: "arrow", "aria-hidden": "true" }, "\u2192"),
       el("div", { class: "column network" }, el("h4", {}, through),
         el("div", { class: `stack ${now.stage >= 0 ? "running" : ""}` },
