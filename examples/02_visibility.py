@@ -6,8 +6,8 @@ attend to nothing outside themselves are the same at every denoising step, so on
 
     python examples/02_visibility.py --out figures     # writes figures/visibility.svg
 
-A filled cell: the row attends to the column. Orange rows are computed once, blue ones at every
-step, or in training only, where nothing that leads to the action attends to them.
+A filled cell: the row attends to the column. Rows with a bold name are computed once, the others at
+every step, or in training only, where nothing that leads to the action attends to them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.config.visibility import cacheable_subset
-from wamkit.files.plots import COLORS, attention_table, style, write
+from wamkit.files.plots import attention_table, style, write
 from wamkit.interfaces.types import base
 
 HERE = Path(__file__).parent
@@ -65,7 +65,7 @@ def needed_roles(spec: PolicySpec, roles: Sequence[str]) -> set[str]:
 
 
 def figure(systems: dict[str, PolicySpec]) -> Figure:
-    """All tables, three in a row."""
+    """All tables, three in a row; bold rows are computed once a chunk."""
     cell, wide, high = 0.2, 2.2, 1.9  # inches of a cell, and from one table to the next
     drawn = Figure(figsize=(3 * wide, 2 * high))
     for i, (title, spec) in enumerate(systems.items()):
@@ -74,11 +74,8 @@ def figure(systems: dict[str, PolicySpec]) -> Figure:
         left, bottom = wide * (i % 3), high * (2 - i // 3) - size
         place = (left / wide / 3, bottom / high / 2, size / wide / 3, size / high / 2)
         axes = drawn.add_axes(place)
-        colors = {role: COLORS[1] if role in once else COLORS[0] for role in roles}
-        attention_table(axes, roles, spec.paradigm.sees, cell=cell, row_colors=colors)
+        attention_table(axes, roles, spec.paradigm.sees, cell=cell, bold=once)
         axes.set_title(title, loc="left")
-        for label in axes.get_yticklabels():
-            label.set_color(colors[label.get_text()])
     return drawn
 
 

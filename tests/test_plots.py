@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.colors import to_hex
 
 from wamkit.errors import WamkitError
 from wamkit.files import plots
@@ -73,6 +75,34 @@ def test_labels_of_an_attention_table_are_whole() -> None:
         plots.attention_table(axes, roles, dict.fromkeys(roles, roles), cell=cell)
         expect_room(figure)
         assert len(axes.patches) == len(roles) ** 2
+
+
+def test_report_and_explore_page_have_the_colors_of_roles_in_light_and_dark() -> None:
+    cli = Path(plots.__file__).parent.parent / "cli"
+    light, dark = {}, {}
+    for page in ("demo", "explore"):
+        style = (cli / page / "page.css").read_text()
+        found = re.findall(r"--([\w-]+): (#\w{6})", style)
+        names = [name for name, _ in found]
+        light[page] = {
+            name: color for i, (name, color) in enumerate(found) if name not in names[:i]
+        }
+        dark[page] = dict(found)
+    for role, color in plots.ROLE_COLORS.items():
+        place = f"color-{plots.COLORS.index(color)}"
+        assert light["demo"][place] == light["explore"][role] == color
+        assert dark["demo"][place] == dark["explore"][role] != color
+
+
+def test_each_role_of_an_attention_table_has_a_color_of_its_own() -> None:
+    roles = [*plots.ROLE_COLORS, "target'", "seen.2", "did.0"]
+    _, (axes,) = plots.panels(1, 2, 2)
+    plots.attention_table(axes, roles, dict.fromkeys(roles, roles), cell=0.2, bold=["context"])
+    drawn = [to_hex(patch.get_facecolor()) for patch in axes.patches[: len(roles)]]
+    assert drawn[:7] == list(plots.ROLE_COLORS.values()) and len(set(drawn)) == 7
+    assert drawn[7:] == [plots.ROLE_COLORS[role] for role in ("target", "target", "action")]
+    weights = {x.get_text(): x.get_fontweight() for x in axes.get_yticklabels()}
+    assert [role for role, weight in weights.items() if weight == "bold"] == ["context"]
 
 
 def test_a_logarithmic_axis_shows_values_and_no_exponents() -> None:

@@ -70,7 +70,7 @@ def build(paradigm: str) -> wamkit.Policy:
 # says which tokens each token may read, by role: `context` (the image now), `target` (the image
 # to come), `state`, `action`; `target'` is a copy of the finished target. The **program** is what
 # one call of `policy.act` runs; a *pass* is one run of the network over the roles that are named.
-# Roles that read nothing which changes (orange rows) pass the network once; their keys and values
+# Roles that read nothing which changes (their names are bold) pass the network once; their keys and values
 # are the **KV cache**, as in a language model.
 
 # %%

@@ -107,8 +107,8 @@ wamkit.registry().plug(SimpleNamespace(register=register), "vote", "this noteboo
 # %% [markdown]
 # ## It fits
 #
-# From here on `vote` is a paradigm like any other. The table is drawn as in notebook 4 (orange:
-# once a chunk, blue: at every step), and it fits every head and every backbone of the small
+# From here on `vote` is a paradigm like any other. The table is drawn as in notebook 4 (bold:
+# once a chunk, the others at every step), and it fits every head and every backbone of the small
 # parts:
 
 # %%

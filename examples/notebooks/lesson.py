@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wamkit.config.spec import PolicySpec
 from wamkit.config.visibility import cacheable_subset
+from wamkit.files.plots import attention_table
 from wamkit.interfaces.types import base
 
 sys.path.append(str(Path(__file__).parent.parent))  # where `toy_task` is
@@ -61,20 +62,10 @@ def cached_roles(spec: PolicySpec) -> list[str]:
 def draw_attention_table(axis: Axes, spec: PolicySpec, title: str) -> None:
     """Who attends to whom, by role: a filled cell where the row attends to the column.
 
-    Rows that are computed once a chunk are orange, those of every denoising step are blue.
+    Names of rows that are computed once a chunk are bold; the others change at every step.
     """
     roles = [role for role, count in roles_of(spec).items() if count]
-    once, sees = cached_roles(spec), spec.paradigm.sees
-    for y, row in enumerate(roles):
-        for x, column in enumerate(roles):
-            color = (ORANGE if row in once else BLUE) if column in sees[row] else GRAY
-            axis.add_patch(_square(x, y, color))
-    axis.set(xlim=(-0.5, len(roles) - 0.5), ylim=(len(roles) - 0.5, -0.5), aspect="equal")
-    axis.set_xticks(range(len(roles)), roles, rotation=40, ha="left", fontsize=8)
-    axis.set_yticks(range(len(roles)), roles, fontsize=8)
-    axis.xaxis.tick_top()
-    axis.tick_params(length=0)
-    axis.set_frame_on(False)
+    attention_table(axis, roles, spec.paradigm.sees, cell=0.2, bold=cached_roles(spec))
     axis.set_title(title, fontsize=10)
 
 
@@ -106,12 +97,6 @@ def draw_token_table(axis: Axes, spec: PolicySpec, title: str, color: str) -> No
     axis.tick_params(length=0)
     axis.set_facecolor(GRAY)
     axis.set_title(title, fontsize=10)
-
-
-def _square(x: float, y: float, color: str) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, color=color)
 
 
 def to_images(clips: Tensor) -> Tensor:

@@ -37,7 +37,16 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#56b4e9", "#5f
 """After Okabe and Ito (2008): distinguished by any color vision, and in shades of gray."""
 DASHES = ("-", "--", "-.", ":")
 MODALITY_COLORS = {"text": COLORS[6], "frames": COLORS[0], "values": COLORS[1]}
-VALUES = ("state", "action", "did", "next_state", "value")  # roles whose tokens are vectors
+ROLE_COLORS = {
+    "text": COLORS[6],
+    "context": COLORS[0],
+    "target": COLORS[3],
+    "state": COLORS[2],
+    "action": COLORS[1],
+    "next_state": COLORS[5],
+    "value": COLORS[4],
+}
+"""Of attention tables, wherever they are drawn: in reports, notebooks, and `wamkit explore`."""
 
 FORMATS: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
@@ -182,34 +191,33 @@ def attention_table(
     sees: Mapping[str, Collection[str]],
     *,
     cell: float,
-    row_colors: Mapping[str, str] | None = None,
+    bold: Collection[str] = (),
 ) -> None:
     """Draw which role (row) attends to which (column, filled); a cell is `cell` inches wide.
 
-    A cell has the color of its column's modality, or that of its row in `row_colors`.
+    A cell has the color of its column's role; the names of the rows in `bold` are bold.
     """
     from matplotlib.patches import Rectangle
 
     for j, row in enumerate(roles):
         for i, column in enumerate(roles):
-            color = row_colors[row] if row_colors else MODALITY_COLORS[modality(column)]
-            face = color if column in sees[row] else EMPTY
+            face = role_color(column) if column in sees[row] else EMPTY
             axes.add_patch(Rectangle((i + 0.06, j + 0.06), 0.88, 0.88, color=face, linewidth=0))
     labels, places = list(map(printable, roles)), [i + 0.5 for i in range(len(roles))]
     axes.set(xlim=(0, len(roles)), ylim=(len(roles), 0), aspect="equal")
     axes.xaxis.tick_top()
     axes.set_xticks(places, labels, rotation=50, ha="left", rotation_mode="anchor")
     axes.set_yticks(places, labels)
+    for role, label in zip(roles, axes.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if role in bold else "normal")
     axes.tick_params(length=0, labelsize=9.5 if cell >= 0.24 else 7)
     axes.spines[:].set_visible(False)
 
 
-def modality(role: str) -> str:
-    """Whether the tokens of a role are `text`, `frames` or `values` (vectors)."""
+def role_color(role: str) -> str:
+    """The color of a role; copies (`target'`) and blocks (`target.3`) have that of the original."""
     plain = role.rstrip("'").partition(".")[0]
-    if plain == "text":
-        return "text"
-    return "values" if plain in VALUES else "frames"
+    return ROLE_COLORS.get({"seen": "target", "did": "action"}.get(plain, plain), COLORS[4])
 
 
 def short(value: float) -> str:
