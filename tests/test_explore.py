@@ -300,6 +300,31 @@ def test_the_steps_of_a_call_are_walked_with_the_keyboard(
     tab.close()
 
 
+def test_a_number_that_a_field_does_not_take_is_marked_and_changes_nothing(
+    browser: Any, html: str, tmp_path: Path
+) -> None:
+    (tmp_path / "page.html").write_text(html)
+    tab = browser.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    fields = tab.evaluate("[...document.querySelectorAll('#numbers input')].map((x) => x.id)")
+    before, toml = tab.input_value("#frames"), tab.text_content("#toml")
+    given = [(field, number) for field in fields for number in ("1e9", "-3")]
+    for field, number in [*given, ("frames", "2.5"), ("frames", "")]:
+        tab.fill(f"#{field}", number)
+        tab.press(f"#{field}", "Tab")
+        assert tab.input_value(f"#{field}") == number
+        assert tab.get_attribute(f"#{field}", "aria-invalid") == "true"
+        assert "Not taken: expected a whole number from" in tab.inner_text(f"#{field}-note")
+        assert tab.text_content("#toml") == toml
+    assert f"from 1 to 999. The page still shows {before}." in tab.inner_text("#frames-note")
+    tab.fill("#frames", "13")
+    tab.press("#frames", "Tab")
+    assert "num_frames = 13" in tab.text_content("#toml")
+    assert tab.get_attribute("#frames", "aria-invalid") is None
+    assert tab.text_content("#frames-note") == ""
+    tab.close()
+
+
 def test_a_cure_is_applied_and_a_backbone_brings_what_it_needs(
     browser: Any, html: str, tmp_path: Path
 ) -> None:

@@ -80,15 +80,26 @@ Explore.modeField = (choice, change) => {
 Explore.drawNumbers = (choice, change) => {
   const sizes = Explore.sizes(choice);
   const { views } = sizes.cameras;
-  const number = (id, label, value, set, { min = 1, step = 1, max = 100000 } = {}) => Explore.field(
-    label, Explore.el("input", {
-      id, type: "number", inputmode: "numeric", min, max, step, value, required: true,
-      onchange: (event) => {
-        const x = Math.round(event.target.valueAsNumber);
-        if (Number.isFinite(x)) change(set(Math.min(max, Math.max(min, x))));
-        else event.target.value = value;
+  const number = (id, label, value, set, { min = 1, max = 100000 } = {}) => {
+    const refusal = Explore.el("p", { class: "note refusal", id: `${id}-note`, role: "alert" });
+    const input = Explore.el("input", {
+      id, type: "number", inputmode: "numeric", min, max, step: 1, value, required: true,
+      "aria-describedby": `${id}-note`,
+      onchange: () => {
+        const x = input.valueAsNumber;
+        if (Number.isInteger(x) && x >= min && x <= max) {
+          change(set(x));
+          return;
+        }
+        input.setAttribute("aria-invalid", "true");
+        refusal.textContent = `Not taken: expected a whole number from ${min} to ${max}. `
+          + `The page still shows ${value}.`;
       },
-    }));
+    });
+    const field = Explore.field(label, input);
+    field.append(refusal);
+    return field;
+  };
   const key = (...path) => (x) => Explore.withValue(choice, path, x);
   const viewSize = (axis) => (x) => Explore.withValue(choice, ["cameras", "views"],
     choice.raw.cameras.views.map((view, i) => {
