@@ -24,13 +24,13 @@ from wamkit.policy.importing import ImportPlan, plan_import
 from wamkit.policy.normalization import Normalizer, Statistics
 from wamkit.policy.observation import Observation
 from wamkit.policy.policy import Policy
-from wamkit.testing.imported import expect_clear_errors
+from wamkit.testing.imported import expect_acts_and_learns, expect_clear_errors
 from wamkit.testing.recorded import act_with_noise
 
 RECORD = Path(__file__).parent / "data" / "lerobot_fastwam_tiny.safetensors"
 PARTS = (
     *("backbone.variant=tiny", "vae.name=pixel_shuffle", "vae.strides=[4,2,2]"),
-    *("text_encoder.name=bytes",),
+    *("text_encoder.name=bytes", "text_encoder.max_length=128"),
 )
 CAMERAS = ("image", "wrist_image")
 
@@ -148,6 +148,12 @@ def test_a_config_without_its_tables_is_refused_without_a_traceback(
     folder = released.lerobot(tmp_path / "lerobot", action_dit_config=None)
     with pytest.raises(WamkitError, match=r"config\.json"):
         plan_of(folder)
+
+
+def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(tmp_path: Path) -> None:
+    plan = plan_of(released.lerobot(tmp_path / "lerobot"))
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    expect_acts_and_learns(policy, tmp_path / "again")
 
 
 def test_damaged_settings_are_refused_clearly(tmp_path: Path) -> None:

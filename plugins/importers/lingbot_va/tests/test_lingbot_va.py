@@ -382,6 +382,14 @@ def test_an_imported_policy_acts_the_same_once_saved_and_learns_on(
     expect_acts_and_learns(policy, tmp_path / "again")
 
 
+def test_a_policy_of_lerobot_acts_the_same_once_saved_and_learns_on(
+    record: dict[str, Tensor], tmp_path: Path
+) -> None:
+    plan = plan_import(lerobot(record, tmp_path / "lerobot"), None, options("libero"))
+    policy = Policy.load(plan.write(tmp_path / "policy", random_parts=True))
+    expect_acts_and_learns(policy, tmp_path / "again")
+
+
 def test_damaged_settings_are_refused_clearly(record: dict[str, Tensor], tmp_path: Path) -> None:
     folder = released(record, tmp_path / NAMES["libero"])
     files = ("transformer/config.json",)
