@@ -233,6 +233,18 @@ class Bare(ImporterConfig):
         )
 
 
+def test_a_checkpoint_of_no_importer_is_refused_with_what_its_settings_say_it_is(
+    tmp_path: Path,
+) -> None:
+    save_file({"flow.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"type": "lawam", "chunk_size": 50}')
+    with pytest.raises(WamkitError, match=r"config\.json states type = 'lawam'"):
+        plan_import(tmp_path)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(WamkitError, match=r"recognizes: it holds 1 tensors, named flow\.\*;"):
+        plan_import(tmp_path)
+
+
 def test_an_importer_that_stumbles_over_a_damaged_file_ends_in_an_error_with_a_hint(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

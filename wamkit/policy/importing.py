@@ -37,6 +37,8 @@ from .saving import OTHERS, check_writable, module_to_save, strip_paths, write_f
 
 PREFIX = "importer."
 """Beginning of the keys that set options of the importer, not of the spec."""
+STATED = ("type", "_class_name", "model_type")
+"""Keys of a `config.json` that name a class: of LeRobot, diffusers and transformers."""
 
 
 @dataclass(frozen=True)
@@ -233,13 +235,19 @@ def _parse(name: str) -> ImporterConfig:
 
 
 def _describe(source: Source) -> str:
-    """What a checkpoint holds, in one line."""
+    """What a checkpoint holds, in one line, and what its `config.json` says it is."""
     try:
         names = list(source.tensors)
     except WamkitError as error:
         return error.what
     first = sorted({name.partition(".")[0] for name in names})
-    return f"it holds {len(names):,} tensors, named {few([f'{n}.*' for n in first])}"
+    held = f"it holds {len(names):,} tensors, named {few([f'{n}.*' for n in first])}"
+    try:
+        config = source.settings("config.json")
+    except WamkitError:
+        return held
+    stated = [f"{key} = {str(config[key])[:80]!r}" for key in STATED if key in config]
+    return f"{held}, and its config.json states {', '.join(stated)}" if stated else held
 
 
 def shape_of(spec: PolicySpec) -> Policy:
