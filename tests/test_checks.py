@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wamkit.config.alternatives import hidden_tokens
 from wamkit.testing.backbone_contract import STACK, placed_by_hand
 from wamkit.testing.fixtures import randomize_weights, spec_with, with_overrides
 from wamkit.testing.parity import (
@@ -140,3 +141,18 @@ def test_a_spec_is_composed_by_name_and_changed_as_on_the_command_line() -> None
         not torch.equal(p, q)
         for p, q in zip(before, randomize_weights(model).parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize(("head", "times"), [("mot", 0), ("reader", 1)])
+def test_the_rule_of_hidden_tokens_makes_a_table_only_for_heads_that_hide_them(
+    head: str, times: int
+) -> None:
+    spec, asked = spec_with(backbone="toy", action_head=head), list[int]()
+
+    class Counted(type(spec.paradigm)):  # type: ignore[misc]
+        @property
+        def sees(self) -> Any:
+            asked.append(1)
+            return super().sees
+
+    assert not list(hidden_tokens(Counted(), spec)) and len(asked) == times

@@ -91,12 +91,14 @@ def _paradigms_with_action() -> str:
 
 def hidden_tokens(paradigm: ParadigmConfig, spec: PolicySpec) -> Iterator[Conflict]:
     """Yield a conflict if a paradigm lets others attend to actions of a head without tokens."""
+    if spec.action_head.exposes_tokens:  # a long table need not be made then
+        return
     numbers = {"action", "next_state", "value"}
     viewers = sorted(
         {role.partition(".")[0] for role, seen in paradigm.sees.items() if _sees_action(role, seen)}
         - numbers
     )
-    if viewers and not spec.action_head.exposes_tokens:
+    if viewers:
         yield Conflict(
             between=("paradigm", "action_head"),
             why=f"{paradigm.name} lets {', '.join(viewers)} attend to the action, but "
