@@ -98,6 +98,7 @@ def test_parameters_are_as_many_as_published(name: str) -> None:
 TOKENS = {
     "fastwam": {"context": 98, "target": 2 * 98, "action": 32},
     "fastwam_joint": {"context": 98, "target": 2 * 98, "action": 32},
+    "simple_wam": {"context": 98, "target": 2 * 98, "action": 32},
     "fastwam_on_ltx": {"context": 98, "target": 98},
     "efficient_wam": {"context": 120, "target": 60, "action": 16 + 1 + 4},
     "light_wam": {"context": 392, "target": 2 * 98},

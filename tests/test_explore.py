@@ -23,7 +23,7 @@ from exploring import html as html
 
 from wamkit.bench.counts.solving import Design
 from wamkit.cli._params import parameters
-from wamkit.cli.explore.choices import choices
+from wamkit.cli.explore.choices import WITHOUT_SPEC, choices
 from wamkit.cli.explore.record import recorded
 from wamkit.config.check import check
 from wamkit.config.spec import parse, read
@@ -228,6 +228,14 @@ def test_a_spec_is_what_the_page_begins_with(tmp_path: Path) -> None:
     offered, presets = choices(tmp_path / "mine.toml")
     assert presets[0].name == "mine" and presets[0].raw["actions"]["chunk_size"] == 8
     assert len(offered["backbone"]) > 30
+
+
+def test_systems_that_no_spec_says_are_named() -> None:
+    text = (ROOT / "docs/systems.md").read_text().partition("## Systems without an importer")[2]
+    rows = re.findall(r"^\| \[([^\]]+)\]\(#[^)]*\) \| ([^|]*) \|", text, re.M)
+    own = {name for name, spec in rows if re.sub(r"[- ].*", "", name).lower() in spec}
+    assert {"mimic-video", "Simple-WAM"} <= own
+    assert tuple(name for name, _ in rows if name not in own) == WITHOUT_SPEC
 
 
 def test_a_wheel_holds_every_system() -> None:

@@ -17,7 +17,7 @@ from ...config.registry import registry
 from ...config.trained import naming_hint, strange_text_encoder, strange_vae
 from ...files.install import install_hint
 from .brought import whole, whole_key
-from .choices import Choice, Preset, choices, part_table, spec_of
+from .choices import WITHOUT_SPEC, Choice, Preset, choices, part_table, spec_of
 from .defaults import defaults
 from .record import counted, recorded
 from .rules import (
@@ -88,6 +88,7 @@ def page_data(spec: Path | None = None) -> dict[str, Any]:
         "presets": [_system(preset, offered, known) for preset in presets],
         "start": 0 if spec is not None else _usual(presets),
         "defaults": defaults(),
+        "without_spec": WITHOUT_SPEC,
         "with_views": backbones_with_views(),
         "pools": {"reasons": reasons.values, "costs": costs.values, "plans": plans.values},
         **_text_rule(offered),

@@ -35,6 +35,8 @@ Explore.drawPresets = (choice, change) => {
       Explore.el("option", { value: i }, preset.name.replaceAll("_", " ")),
     ));
     select.addEventListener("change", () => change(Explore.fromPreset(Number(select.value))));
+    document.getElementById("without-spec").textContent = "Not among them, since parts of them are "
+      + `missing (docs/systems.md): ${Explore.data.without_spec.join(", ")}.`;
   }
   select.value = choice.preset;
   document.getElementById("about").textContent = presets[choice.preset].about;
