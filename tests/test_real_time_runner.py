@@ -20,6 +20,7 @@ from wamkit.simulate.environment import EnvObservation, choose
 from wamkit.simulate.holding import hold_action
 from wamkit.simulate.policy_runner import RunningEpisode
 from wamkit.simulate.real_time import RealTimeRunner
+from wamkit.simulate.timing import EpisodeTiming
 from wamkit.testing.fixtures import spec_with, with_overrides
 
 HZ, SIZE, WIDTH = 10.0, 8, 4  # of the policy
@@ -49,8 +50,10 @@ def look(step: int) -> EnvObservation:
     return EnvObservation({"front": np.full((8, 8, 3), step, np.uint8)}, np.zeros(0), "go")
 
 
-def play(made: RealTimeRunner, rounds: int, seeds: tuple[int, ...] = (0,)) -> list[list[float]]:
-    """The actions that episodes execute, without a simulator."""
+def play_episodes(
+    made: RealTimeRunner, rounds: int, seeds: tuple[int, ...] = (0,)
+) -> list[RunningEpisode]:
+    """Episodes without a simulator."""
     running = [RunningEpisode(seed, {0: look(0)}) for seed in seeds]
     for _ in range(rounds):
         for one, chunk in zip(running, made.sample_actions(running), strict=True):
@@ -58,18 +61,32 @@ def play(made: RealTimeRunner, rounds: int, seeds: tuple[int, ...] = (0,)) -> li
             one.rewards += [0.0] * len(chunk)
             one.step += len(chunk)
             one.seen[one.step] = look(one.step)
-    return [[float(action[0]) for action in one.actions] for one in running]
+    return running
+
+
+def play(made: RealTimeRunner, rounds: int, seeds: tuple[int, ...] = (0,)) -> list[list[float]]:
+    """The actions that episodes execute."""
+    return [first_values(one) for one in play_episodes(made, rounds, seeds)]
+
+
+def first_values(one: RunningEpisode) -> list[float]:
+    return [float(action[0]) for action in one.actions]
+
+
+def timing_of(one: RunningEpisode) -> EpisodeTiming:
+    assert one.timing is not None
+    return one.timing
 
 
 @pytest.mark.parametrize("merge", ["replace", "append", "weighted"])
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.32, (0.0, 0.4)])
 def test_each_action_is_executed_at_the_step_that_it_is_for(seconds: Any, merge: str) -> None:
-    made = runner(seconds, merge=merge)
-    (found,) = play(made, 6)
+    (one,) = play_episodes(runner(seconds, merge=merge), 6)
+    found, late = first_values(one), timing_of(one)
     assert found == list(range(len(found))) and len(found) >= 20
-    assert made.counts.idle_steps == 0 and made.counts.largest_jump == 0
-    assert made.counts.steps == len(found) and made.counts.chunks == 6
-    assert made.counts.delays[0] == 0 and max(made.counts.delays) <= 4
+    assert late.idle_steps == 0 and late.largest_jump == 0
+    assert late.steps == len(found) and late.chunks == 6
+    assert one.plan.delays[0] == 0 and late.delay_max == max(one.plan.delays) <= 4
 
 
 @pytest.mark.parametrize(("merge", "places"), [("replace", [6, 10, 14]), ("append", [8, 12])])
@@ -77,19 +94,22 @@ def test_seams_lie_where_the_actions_of_a_new_chunk_begin(merge: str, places: An
     """Each chunk is half a unit further than the one before: a change of 1.5 instead of 1."""
     made = runner(0.2, merge=merge)
     made.drift = 0.5
-    (found,) = play(made, 4)
+    (one,) = play_episodes(made, 4)
+    found = first_values(one)
     assert [at for at in range(1, len(found)) if found[at] - found[at - 1] == 1.5] == places
-    seams = made.smoothness()
+    seams = timing_of(one).seams.smoothness
     assert seams.seams == len(places) and seams.jump == pytest.approx(3.0)  # over 4 dimensions
     assert seams.jump_within == pytest.approx(2.0)
 
 
 def test_a_delay_beyond_the_plan_leaves_the_robot_still() -> None:
-    made = runner(0.6)
-    (found,) = play(made, 3)
+    (one,) = play_episodes(runner(0.6), 3)
+    found = first_values(one)
     # 4 of the first chunk, the rest of it, and 2 steps without an action
     assert found[:10] == [0, 1, 2, 3, 4, 5, 6, 7, 0, 0]
-    assert made.counts.idle_steps >= 2
+    assert timing_of(one).idle_steps >= 2
+    one.step = 9  # the episode ended within the steps without an action
+    assert timing_of(one).steps == 9 and timing_of(one).idle_steps == 1
     (found,) = play(runner(0.6, still="repeat"), 2)
     assert found[8:10] == [7, 7]
 
@@ -125,7 +145,7 @@ def test_the_disk_of_pusht_stays_where_it_is_while_no_chunk_is_there() -> None:
             one.actions.append(action)
         one.step = len(one.actions)
         one.seen[one.step] = environment.see()
-    assert made.counts.idle_steps == 30
+    assert timing_of(one).idle_steps == 30
     assert np.abs(environment.see().state - target).max() < 1
     environment.close()
 
@@ -207,14 +227,16 @@ def test_a_policy_with_a_memory_executes_whole_chunks_and_stands_still_for_each_
             for _ in chunk:
                 one.step += 1
                 one.seen[one.step] = replace(one.seen[0])
+        plans.append(one.plan)
         return np.stack(one.actions)
 
-    at_once, late = executed(delayed(0.0)), executed(made := delayed(0.25))
+    plans: list[Any] = []
+    at_once, late = executed(delayed(0.0)), executed(delayed(0.25))
     assert len(at_once) == 3 * size and len(late) == 3 * size + 2 * 3
     same = np.concatenate([late[:size], late[size + 3 : 2 * size + 3], late[2 * size + 6 :]])
     assert np.array_equal(same, at_once)  # the images are the same, so the chunks are
     assert (late[size : size + 3] == late[size - 1]).all()  # targets stay
-    assert made.counts.delays == [0, 3, 3] and made.counts.idle_steps == 6
+    assert plans[-1].delays == [0, 3, 3] and len(plans[-1].idle) == 6
     for options in ({"merge": "append"}, {"prefix": "guided"}):
         with pytest.raises(WamkitError, match="remembers its episode"):
             delayed(0.1, **options)

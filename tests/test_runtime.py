@@ -174,6 +174,26 @@ def test_requests_say_what_is_executed_until_their_reply_is_there() -> None:
     assert report.largest_jump == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("merge", ["replace", "append"])
+def test_the_report_has_jump_and_jerk_where_chunks_follow_each_other(merge: str) -> None:
+    """Each chunk is half a unit further than the one before: 1.5 instead of 1, and jerk 0.5 * 2."""
+    body = Body(Plan(drift=0.5), merge=merge, delay=SimulatedDelay(0.2))
+    report = body.robot.run(40)
+    steps = np.diff(body.made)
+    seams = report.seams
+    assert seams["seams"] == (steps == 1.5).sum() >= 3 and set(steps) == {1, 1.5}
+    assert seams["jump"] == pytest.approx(1.5) and seams["jump_within"] == pytest.approx(1)
+    third = np.abs(np.diff(body.made, n=3)).max() * body.robot.control_hz**3
+    assert 0 < seams["jerk"] <= third + 1e-6 and seams["jerk_within"] == pytest.approx(0)
+    assert f"{seams['seams']} seams of chunks: jump 1.5 (within chunks 1)" in str(report)
+
+
+def test_a_pause_is_no_seam() -> None:
+    body = Body(Plan(drift=0.5), merge="replace", delay=SimulatedDelay(2.0))
+    report = body.robot.run(24)
+    assert report.starved_steps > 0 and report.seams["seams"] == 0
+
+
 def test_a_prefix_is_of_the_mode_that_was_trained_for_its_delay() -> None:
     for learned, mode, count in ((3, "trained", 3), (2, "guided", 5)):
         plan = Plan(prefix=("trained", "guided"), learned=learned)

@@ -12,7 +12,7 @@ from wamkit.policy.reanchor import (
     reanchor_differences,
     reanchor_poses,
 )
-from wamkit.policy.seams import executed_run, measure_runs, measure_seams
+from wamkit.policy.seams import SeamMeter, executed_run, measure_runs, measure_seams
 from wamkit.testing.parity import same_values
 
 
@@ -42,6 +42,23 @@ def test_differences_jump_as_velocities_and_jerk_as_their_sum() -> None:
     assert found.jerk == 2 and found.jerk_within == 0
     both = np.concatenate([velocity, np.zeros_like(velocity)], 1)
     assert measure_seams(both, [5], deltas=[0]) == found
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 9])
+def test_seams_are_measured_while_actions_are_executed_as_afterwards(longest: int) -> None:
+    """Chunks of 1 to `longest` actions, in runs of 1 to 20 actions with pauses between them."""
+    rng = np.random.default_rng(longest)
+    meter, runs = SeamMeter(10.0, [1]), []
+    for size in (*rng.integers(1, 21, 10), 2, 3, 4):
+        actions = rng.normal(size=(size, 3))
+        starts = np.cumsum(rng.integers(1, longest + 1, size))
+        runs.append((actions, [int(start) for start in starts if start < size]))
+        meter.pause()
+        for at, action in enumerate(actions):
+            meter.add(action, begins=at == 0 or at in runs[-1][1])
+        found, expected = meter.sums.smoothness, measure_runs(runs, 10.0, [1])
+        assert vars(found) == pytest.approx(vars(expected), rel=1e-9)
+    assert expected.seams > 10 and expected.jerk > 0
 
 
 def test_several_runs_count_as_one_without_seams_between_them() -> None:

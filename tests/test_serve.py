@@ -83,6 +83,7 @@ def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
         "image_stride": 1,
         "state": {"key": "observation/state", "size": 2},
         "actions": ["arm.0", "arm.1", "arm.2", "gripper"],
+        "differences": [0, 1, 2],
         "chunk_size": 8,
         "control_hz": 10.0,
         "normalized": True,

@@ -127,7 +127,7 @@ def test_a_robot_whose_policy_takes_prefixes_executes_what_it_said_it_would() ->
 
 
 def test_late_chunks_of_an_evaluation_continue_what_was_executed() -> None:
-    from test_real_time_runner import play
+    from test_real_time_runner import play, play_episodes, timing_of
 
     made = RealTimeRunner(
         policy(),
@@ -138,6 +138,7 @@ def test_late_chunks_of_an_evaluation_continue_what_was_executed() -> None:
         prefix="guided",
     )
     alone = play(made, 4, (1,))
-    assert len(alone[0]) == 16 and made.counts.idle_steps == 0
+    (one,) = play_episodes(made, 4, (1,))
+    assert len(alone[0]) == 16 and timing_of(one).idle_steps == 0
     other = RealTimeRunner(policy(), {"front": "front"}, 4, {}, made.delay, prefix="guided")
     same_values(play(other, 4, (1, 2))[0], np.asarray(alone[0]).tolist(), 1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,45 @@ def test_shards_are_merged_to_the_whole(wamkit: Wamkit, tmp_path: Path) -> None:
     assert films and films == {file.name for file in (out / "films").iterdir()}
     code, _, err = wamkit(*args, "--out", out)  # nothing is left for the same command
     assert code == 0 and "has 9 episodes already; 0 are left" in err
+
+
+def test_late_chunks_of_a_suite_are_counted_over_a_kill_and_in_shards(
+    wamkit: Wamkit, saved: Path, tmp_path: Path
+) -> None:
+    late = ("--real-time", "--delay-ms", "50-100,600/4", "--set", "schedules.action.steps=3")
+    args = ("eval", saved, "--suite", "rails", "--episodes", 3, "--processes", 0, "--films", 0)
+    code, out, err = wamkit(*args, *late, "--out", tmp_path / "whole", "--json")
+    assert code == 0, err
+    found = json.loads(out)["real_time"]
+    assert found["prefix"] == "guided" and found["delay_ms"] == [50, 100]
+    assert found["steps"] == sum(e["steps"] for e in json.loads(out)["per_episode"])
+    assert found["chunks"] > found["seams"]["seams"] > 3 and found["idle_steps"] > 0
+    assert found["largest_jump"] > 0 and found["seams"]["jump"] > 0 and found["seams"]["jerk"] > 0
+    assert found["delay_steps"]["max"] == 6 and 1 < found["delay_steps"]["mean"] < 6
+    settings = json.loads((tmp_path / "whole" / "settings.json").read_text())["settings"]
+    assert settings["policy"]["real_time"]["prefix"] == "guided"
+
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", killed)
+    file = killed / "episodes.jsonl"
+    file.write_text("".join(file.read_text().splitlines(True)[:4]))
+    code, out, _ = wamkit(*args, *late, "--out", killed, "--json")
+    assert code == 0 and json.loads(out)["real_time"] == found
+
+    shards = tmp_path / "shards"
+    for shard in ("1/2", "2/2"):
+        assert wamkit(*args, *late, "--out", shards, "--shard", shard)[0] == 0
+    code, out, _ = wamkit("eval", "--merge", shards)
+    assert code == 0 and "replace, prefix guided" in out and "seams of chunks" in out
+    assert json.loads((shards / "eval.json").read_text())["real_time"] == found
+    page = (shards / "index.html").read_text()
+    assert "prefix guided" in page and f"{found['seams']['seams']} seams of chunks" in page
+
+    line = json.loads(file.read_text().splitlines()[0])
+    line["timing"]["seams"]["totals"] = [0]
+    file.write_text(json.dumps(line) + "\n")
+    code, _, err = wamkit(*args, *late, "--out", killed)
+    assert code == 2 and "line 1, is damaged" in err
 
 
 def test_a_missing_shard_is_missed(wamkit: Wamkit, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +142,8 @@ def load_actor(
         "device": policy.device.type,
     }
     if options.real_time is not None:
-        settings["real_time"] = asdict(options.real_time)
+        mode = options.real_time.prefix_mode(policy.spec)
+        settings["real_time"] = options.real_time.described(mode)
     return settings, PolicyActor(runner, [task.instruction for task in tasks])
 
 

@@ -9,6 +9,7 @@ from ..errors import WamkitError
 from ..files import strict_json
 from ..files.durable import write_text
 from ._output import note, say, show_table, table, versioned
+from ._real_time import real_time_rows
 
 if TYPE_CHECKING:
     from ..simulate.suite.files import SuiteFolder
@@ -41,6 +42,12 @@ def draw(found: dict[str, Any]) -> None:
         made.add_row(row["task"], *_cells(row))
     say(f"suite {found['suite']}: {found['policy']}", "bold")
     show_table(made)
+    if (late := found.get("real_time")) is not None:
+        timing = table("", "")
+        timing.show_header = False
+        for cells in real_time_rows(late):
+            timing.add_row(*cells)
+        show_table(timing)
     if not found["complete"]:
         note(f"{found['planned'] - found['episodes']} of {found['planned']} episodes are missing")
     for change in found["changed_versions"]:

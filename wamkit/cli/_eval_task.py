@@ -16,7 +16,7 @@ from ._env_options import progress
 from ._eval_policy import BASELINES, PolicyOptions, load_runner, trained_conventions
 from ._imagined import draw_imagined, open_quality
 from ._output import emit, note, say, show_table, table, versioned
-from ._real_time import RealTimeOptions
+from ._real_time import real_time_rows
 
 if TYPE_CHECKING:
     from ..data import Writer
@@ -44,6 +44,7 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
     from ..simulate.env_pool import EnvPool
     from ..simulate.environment import choose
     from ..simulate.metrics import latencies, summary
+    from ..simulate.timing import add_timings
     from ..simulate.video import write_video
 
     env, episodes, film = options.env, options.episodes, options.film
@@ -107,7 +108,9 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
         if quality is not None:
             found["imagined"] = quality.quality.summary()
         if acting.real_time is not None:
-            found["real_time"] = _real_time(acting.real_time, runner)
+            late = acting.real_time.described(runner.prefix if runner is not None else None)
+            timing = add_timings(rollout.timing for rollout in rollouts)
+            found["real_time"] = {**late, **timing.summary()}
         if films is not None:
             (films / "eval.json").write_text(strict_json.dumps(versioned(found), indent=2) + "\n")
     if json:
@@ -121,25 +124,6 @@ def evaluate_task(options: TaskOptions, acting: PolicyOptions, *, json: bool) ->
     for folder in (record, dataset):
         if folder is not None:
             say(f"wrote {folder}", whole=True)
-
-
-def _real_time(options: RealTimeOptions, runner: Any) -> dict[str, Any]:
-    """The delays that were simulated, and what they did."""
-    from dataclasses import asdict
-
-    counts = asdict(runner.counts)
-    late = counts.pop("delays")
-    steps = {"mean": sum(late) / max(len(late), 1), "max": max(late, default=0)}
-    return {
-        "delay_ms": [options.low, options.high],
-        "spike_ms": options.spike,
-        "spike_every": options.every,
-        "chunk_merge": options.merge,
-        "prefix": runner.prefix,
-        "delay_steps": steps,
-        **counts,
-        "seams": asdict(runner.smoothness()),
-    }
 
 
 def _vacant(folder: Path | None, label: str) -> Path | None:
@@ -205,29 +189,7 @@ def draw(found: dict[str, Any]) -> None:
             ("executed", f"{found['execute_steps']} of {found['chunk_size']} actions of each chunk")
         )
     if (late := found.get("real_time")) is not None:
-        prefix = f"prefix {late['prefix']}" if late["prefix"] else "no prefix"
-        rows.append(
-            (
-                "delay",
-                f"{late['delay_steps']['mean']:.1f} actions, {late['delay_steps']['max']} at most; "
-                f"{late['chunk_merge']}, {prefix}",
-            )
-        )
-        rows.append(
-            (
-                "meanwhile",
-                f"{late['idle_steps']} of {late['steps']} steps without an action; largest jump "
-                f"{late['largest_jump']:.3g}",
-            )
-        )
-        seams = late["seams"]
-        rows.append(
-            (
-                f"{seams['seams']} seams of chunks",
-                f"jump {seams['jump']:.3g} (within chunks {seams['jump_within']:.3g}), "
-                f"jerk {seams['jerk']:.3g} ({seams['jerk_within']:.3g})",
-            )
-        )
+        rows += real_time_rows(late)
     made = table("", "")
     made.show_header = False
     for row in rows:

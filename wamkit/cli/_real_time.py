@@ -33,6 +33,16 @@ class RealTimeOptions:
     merge: str
     prefix: str
 
+    def described(self, prefix: str | None) -> dict[str, Any]:
+        """The delays for a result; `prefix`: the mode that was chosen, None for none."""
+        return {
+            "delay_ms": [self.low, self.high],
+            "spike_ms": self.spike,
+            "spike_every": self.every,
+            "chunk_merge": self.merge,
+            "prefix": prefix,
+        }
+
     def prefix_mode(self, spec: PolicySpec) -> str | None:
         """Mode of a prefix: the typed one, or what the policy takes; None for none.
 
@@ -135,6 +145,28 @@ class RealTimeOptions:
             prefix=self.prefix_mode(policy.spec),
             imagine=imagine,
         )
+
+
+def real_time_rows(late: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a result's `real_time`, for a table."""
+    prefix = f"prefix {late['prefix']}" if late["prefix"] else "no prefix"
+    steps, seams = late["delay_steps"], late["seams"]
+    return [
+        (
+            "delay",
+            f"{steps['mean']:.1f} actions, {steps['max']} at most; {late['chunk_merge']}, {prefix}",
+        ),
+        (
+            "meanwhile",
+            f"{late['idle_steps']} of {late['steps']} steps without an action; largest jump "
+            f"{late['largest_jump']:.3g}",
+        ),
+        (
+            f"{seams['seams']} seams of chunks",
+            f"jump {seams['jump']:.3g} (within chunks {seams['jump_within']:.3g}), "
+            f"jerk {seams['jerk']:.3g} ({seams['jerk_within']:.3g})",
+        ),
+    ]
 
 
 def parse_real_time(

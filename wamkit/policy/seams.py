@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,89 @@ class Smoothness:
         return self.jump / self.jump_within if self.jump_within else float("inf")
 
 
+@dataclass(frozen=True)
+class SeamSums:
+    """Sums of what `Smoothness` has means of, so that several runs are as one."""
+
+    totals: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """Jump at seams and within chunks, jerk at seams and within."""
+    counts: tuple[int, ...] = (0, 0, 0, 0)
+    """Summands of each total."""
+
+    def __add__(self, other: SeamSums) -> SeamSums:
+        """Those of both runs."""
+        totals = tuple(a + b for a, b in zip(self.totals, other.totals, strict=True))
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return SeamSums(totals, counts)
+
+    @property
+    def smoothness(self) -> Smoothness:
+        """The means; 0 where there is nothing."""
+        pairs = zip(self.totals, self.counts, strict=True)
+        return Smoothness(
+            *(total / count if count else 0.0 for total, count in pairs), self.counts[0]
+        )
+
+
+class SeamMeter:
+    """Measures the seams of a run while it is executed, action after action.
+
+    Args:
+        control_hz: Actions in a second, which scales the jerk.
+        deltas: Dimensions that are differences, as for `measure_seams`.
+    """
+
+    def __init__(self, control_hz: float = 1.0, deltas: Sequence[int] = ()) -> None:
+        self.control_hz, self.deltas = control_hz, list(deltas)
+        self._done = SeamSums()
+        self._last: Array | None = None
+        self._targets: list[Array] = []  # the newest 4
+        self._seams: list[tuple[int, list[float]]] = []  # age in actions, jerks that span it
+
+    @property
+    def sums(self) -> SeamSums:
+        """Of all actions so far."""
+        return reduce(SeamSums.__add__, map(_seam_jerk, self._seams), self._done)
+
+    def pause(self) -> None:
+        """Nothing is executed for a while: the next action continues none."""
+        self._done, self._last, self._targets, self._seams = self.sums, None, [], []
+
+    def add(self, action: Array, *, begins: bool) -> None:
+        """An action [A] is executed; `begins`: it is the first of a new chunk."""
+        x = np.array(action, float)
+        if self._last is None:
+            self._last, self._targets = x, [x]
+            return
+        self._done += _one_sum(0 if begins else 1, float(np.linalg.norm(x - self._last)))
+        target = x.copy()
+        target[self.deltas] += self._targets[-1][self.deltas]
+        self._last, self._targets = x, [*self._targets[-3:], target]
+        self._seams = [(age + 1, jerks) for age, jerks in self._seams]
+        self._done = reduce(
+            SeamSums.__add__, (_seam_jerk(seam) for seam in self._seams if seam[0] > 2), self._done
+        )
+        self._seams = [seam for seam in self._seams if seam[0] <= 2] + [(0, [])] * begins
+        if len(self._targets) < 4:
+            return
+        third = np.diff(np.stack(self._targets), n=3, axis=0)[0]
+        jerk = float(np.linalg.norm(third)) * self.control_hz**3
+        if not self._seams:
+            self._done += _one_sum(3, jerk)
+        self._seams = [(age, [*jerks, jerk]) for age, jerks in self._seams]
+
+
+def _one_sum(which: int, value: float) -> SeamSums:
+    """A single summand of one of the four totals."""
+    at = [int(i == which) for i in range(4)]
+    return SeamSums(tuple(value * i for i in at), tuple(at))
+
+
+def _seam_jerk(seam: tuple[int, list[float]]) -> SeamSums:
+    """The jerk of a seam: the largest of all that span it, if there are any."""
+    return _one_sum(2, max(seam[1])) if seam[1] else SeamSums()
+
+
 def measure_seams(
     actions: Array,
     starts: Sequence[int],
@@ -73,11 +157,19 @@ def measure_runs(
     deltas: Sequence[int] = (),
 ) -> Smoothness:
     """Jump and jerk of several runs of actions, each with its starts, as of one."""
-    found = [_changes(actions, starts, control_hz, deltas) for actions, starts in runs]
-    jump, within, jerk, inside = (
-        _mean(np.concatenate([run[i] for run in found])) if found else 0.0 for i in range(4)
-    )
-    return Smoothness(jump, within, jerk, inside, sum(len(run[0]) for run in found))
+    found = (sum_seams(actions, starts, control_hz, deltas) for actions, starts in runs)
+    return reduce(SeamSums.__add__, found, SeamSums()).smoothness
+
+
+def sum_seams(
+    actions: Array,
+    starts: Sequence[int],
+    control_hz: float = 1.0,
+    deltas: Sequence[int] = (),
+) -> SeamSums:
+    """The sums of one run; arguments and errors are those of `measure_seams`."""
+    found = _changes(actions, starts, control_hz, deltas)
+    return SeamSums(tuple(float(x.sum()) for x in found), tuple(len(x) for x in found))
 
 
 def _changes(
@@ -128,7 +220,3 @@ def executed_run(chunks: list[Array], executed: int, delay: int = 0) -> tuple[Ar
 def _span(jerk: Array, start: int) -> Array:
     """Third differences that span the seam before action `start`."""
     return jerk[max(0, start - 3) : start]
-
-
-def _mean(values: Array) -> float:
-    return float(values.mean()) if len(values) else 0.0

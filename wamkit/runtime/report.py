@@ -30,6 +30,9 @@ class RunReport:
     """Actions that were executed between each request and its reply."""
     largest_jump: float = 0.0
     """The largest change of the next action by a new chunk, over all dimensions."""
+    seams: dict[str, float] = field(default_factory=dict)
+    """Mean jump and jerk where one chunk follows another and within chunks, of what was executed
+    (`wamkit.policy.seams.Smoothness`)."""
     latency_ms: dict[str, float] = field(default_factory=dict)
     jitter_ms: dict[str, float] = field(default_factory=dict)
     ended_by: str = "steps"
@@ -51,5 +54,9 @@ class RunReport:
             f"max {latency.get('max', 0):.0f} ms; delay in steps: {delay}",
             f"jitter p50 {jitter.get('p50', 0):.1f}, p95 {jitter.get('p95', 0):.1f}, "
             f"max {jitter.get('max', 0):.1f} ms; largest jump {self.largest_jump:.3g}",
+            f"{self.seams.get('seams', 0)} seams of chunks: "
+            f"jump {self.seams.get('jump', 0):.3g} "
+            f"(within chunks {self.seams.get('jump_within', 0):.3g}), "
+            f"jerk {self.seams.get('jerk', 0):.3g} ({self.seams.get('jerk_within', 0):.3g})",
         ]
         return "\n".join(lines)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
 
 from ..errors import BusyError, WamkitError, did_you_mean
+from ..policy.seams import SeamMeter
 from .latency import LatencyWindow, SimulatedDelay, percentile
-from .merging import MERGES, Actions, jump
+from .merging import MERGES, Actions, append, jump
 from .pacing import Clock, Pacer, SystemClock
 from .past_images import PastImages
 from .report import RunReport
@@ -125,6 +127,10 @@ class Robot:
         """
         self._report, self._rest = RunReport(), np.zeros((0, self._width), np.float32)
         self._seconds: list[float] = []
+        known = self.policy.metadata.get("differences", ())
+        differences = [i for i in range(self._width) if i in known]
+        self._meter = SeamMeter(self.control_hz, differences)
+        self._begins: set[int] = set()  # steps at which chunks begin that are planned
         self._executed_at_request = self._expected = self._failures = 0
         self._still, self._begun = True, False
         self._ended.clear()
@@ -157,6 +163,7 @@ class Robot:
         report = self._report
         if report.ended_by == "steps" and report.steps < most:
             report.ended_by = "end"
+        report.seams = asdict(self._meter.sums.smoothness)
         report.jitter_ms, report.overruns = pacer.jitter_ms(), pacer.overruns
         report.latency_ms = {
             "p50": 1000 * percentile(self._seconds, 50),
@@ -170,6 +177,8 @@ class Robot:
         action, self._rest = self._rest[0], self._rest[1:]
         self._still = False
         self._past.add_action(action, self.execute(action.copy()))
+        self._meter.add(action, begins=self._report.steps in self._begins)
+        self._begins.discard(self._report.steps)
         self._report.steps += 1
 
     def _wait(self, seconds: float) -> None:
@@ -177,6 +186,7 @@ class Robot:
         if not self._still:
             self.stop()
             self._still = True
+            self._meter.pause()
         self._report.starved_steps += self._begun
         if seconds > self.patience:
             raise WamkitError(
@@ -240,6 +250,10 @@ class Robot:
         merged = self.merge(self._rest, chunk, executed)
         report.largest_jump = max(report.largest_jump, jump(self._rest, merged))
         report.chunks += 1
+        if self.merge is append:
+            self._begins.add(report.steps + len(self._rest))
+        else:
+            self._begins = {report.steps}
         self._rest = merged
 
     @contextmanager

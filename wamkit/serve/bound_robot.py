@@ -101,6 +101,7 @@ class BoundRobot:
             "state": state,
             "prompt": self.prompt,
             "actions": names,
+            "differences": self.actions.places(metadata["differences"]),
             "action_keys": parts,
         }
 

@@ -113,6 +113,7 @@ class RequestHandler:
             "image_stride": spec.video.frame_stride * spec.video.repeats,
             "state": {"key": STATE, "size": spec.state.size},
             "actions": [self.policy.actions.names[i] for i in self.policy.actions.executed],
+            "differences": list(spec.actions.deltas),
             "chunk_size": spec.actions.chunk_size,
             "control_hz": spec.actions.control_hz,
             "normalized": self.policy.actions.statistics is None,

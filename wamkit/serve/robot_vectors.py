@@ -137,6 +137,10 @@ class VectorMap:
         found = (values[..., self._index] - self._offset) / self._scale
         return np.clip(found, self._low, self._high)
 
+    def places(self, columns: Sequence[int]) -> list[int]:
+        """Columns of the policy's vector as columns of the robot's."""
+        return [place for place, column in enumerate(self._index) if column in columns]
+
     def split(self, values: Any) -> dict[str, Any]:
         """[..., R] as the values of each key."""
         return {key: values[..., columns] for key, columns in self.keys.items()}

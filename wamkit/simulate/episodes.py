@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .environment import EnvObservation
+from .timing import EpisodeTiming
 
 STAGES = ("observation", "policy", "environment")
 """Where the time of a decision goes: taking images, choosing actions, carrying them out."""
@@ -38,3 +39,4 @@ class Rollout:
     imagined: Mapping[int, Any] = field(default_factory=dict)
     """step of a decision -> camera -> images [K, height, width, 3] uint8 expected from there."""
     last: EnvObservation | None = None  # after the last frame, if frames were kept
+    timing: EpisodeTiming | None = None  # of chunks that came late

@@ -22,6 +22,7 @@ from ..policy.policy import Policy
 from ..policy.session import Session
 from .env_pool import Progress
 from .environment import EnvObservation
+from .timing import EpisodeTiming
 
 
 @dataclass
@@ -66,6 +67,11 @@ class RunningEpisode:
             return None
         made = np.stack(self.executed[-len(self.chunk) :])
         return None if np.array_equal(made, self.chunk) else made
+
+    @property
+    def timing(self) -> EpisodeTiming | None:
+        """What became of chunks that came late; None where the world waits for the policy."""
+        return None if self.plan is None else self.plan.timing(self)
 
 
 class PolicyRunner:

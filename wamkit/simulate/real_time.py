@@ -31,36 +31,49 @@ from ..errors import WamkitError
 from ..policy.action_prefix import ActionPrefix
 from ..policy.observation import Observation
 from ..policy.policy import Policy
-from ..policy.seams import Smoothness, measure_runs
+from ..policy.seams import SeamSums, sum_seams
 from ..runtime.latency import LatencyWindow, SimulatedDelay, delay_steps
 from ..runtime.merging import MERGES, append, jump
 from .holding import hold_action
 from .policy_runner import PolicyRunner, RunningEpisode
+from .timing import EpisodeTiming
 
 Actions = NDArray[np.float32]
 
 
 @dataclass
 class Plan:
-    """What one episode is about to execute, and the delays that it has met."""
+    """What one episode is about to execute, the delays that it has met, and what they did."""
 
     delay: SimulatedDelay
     rest: Actions
     latency: LatencyWindow = field(default_factory=LatencyWindow)
-
-
-@dataclass
-class RealTimeCounts:
-    """What happened in all episodes so far."""
-
-    chunks: int = 0
-    steps: int = 0
-    idle_steps: int = 0
-    """Steps in which the robot stood still, because no action was planned."""
     delays: list[int] = field(default_factory=list)
     """Steps between each observation and the first action that it decided."""
     largest_jump: float = 0.0
-    """The largest change of the next action by a new chunk, over all dimensions."""
+    begins: list[int] = field(default_factory=list)
+    """Steps at which new chunks begin."""
+    idle: list[int] = field(default_factory=list)
+    """Steps in which the robot stands still."""
+    control_hz: float = 1.0
+    deltas: tuple[int, ...] = ()
+
+    def timing(self, one: RunningEpisode) -> EpisodeTiming:
+        """Counts of what the episode has executed; its end cuts a chunk."""
+        done = one.actions[: one.step]
+        seams = SeamSums()
+        if done:
+            inside = sorted({start for start in self.begins if 0 < start < len(done)})
+            seams = sum_seams(np.stack(done), inside, self.control_hz, self.deltas)
+        return EpisodeTiming(
+            len(self.delays),
+            len(done),
+            sum(step < len(done) for step in self.idle),
+            sum(self.delays),
+            max(self.delays, default=0),
+            self.largest_jump,
+            seams,
+        )
 
 
 class RealTimeRunner(PolicyRunner):
@@ -111,30 +124,19 @@ class RealTimeRunner(PolicyRunner):
                 'leave merge at "replace", and prefix out',
             )
         self.delay, self.merge, self.prefix, self.still = delay, MERGES[merge], prefix, still
-        self.counts = RealTimeCounts()
-        # of each episode, by its list of actions: these, its rewards, and where chunks begin
-        self._runs: dict[int, tuple[list[Actions], list[float], set[int]]] = {}
         if policy.spec.video.num_observed > 1 or self.stateful:
             self.every = 1  # a delay may put a look at any step
 
-    def smoothness(self) -> Smoothness:
-        """Jump and jerk where one chunk follows another, over all episodes so far."""
-        actions, runs = self.policy.spec.actions, []
-        for made, rewards, starts in self._runs.values():
-            done = made[: len(rewards)]  # the end cuts a chunk
-            if done:
-                inside = sorted(start for start in starts if 0 < start < len(done))
-                runs.append((np.stack(done), inside))
-        return measure_runs(runs, actions.control_hz, actions.deltas)
-
     def sample_actions(self, running: Sequence[RunningEpisode]) -> list[Actions]:
         """The next actions of each episode, as many as are executed until it is asked again."""
-        hz = self.policy.spec.actions.control_hz
+        spec = self.policy.spec.actions
+        hz = spec.control_hz
         expected = []
         for one in running:
             if one.plan is None:
                 size = len(self.policy.actions.executed)
-                one.plan = Plan(self.delay(one.seed), np.zeros((0, size), np.float32))
+                none = np.zeros((0, size), np.float32)
+                one.plan = Plan(self.delay(one.seed), none, control_hz=hz, deltas=spec.deltas)
             expected.append(min(one.plan.latency.steps(hz), len(one.plan.rest)))
         if self.stateful:
             chunks = super().sample_actions(running)
@@ -172,7 +174,7 @@ class RealTimeRunner(PolicyRunner):
 
     def _execute(self, one: RunningEpisode, chunk: Actions) -> Actions:
         """What an episode executes until it is asked again: the old plan, then the new one."""
-        plan, counts = one.plan, self.counts
+        plan: Plan = one.plan
         seconds = plan.delay.draw()
         plan.latency.add(seconds)
         delay = delay_steps(seconds, self.policy.spec.actions.control_hz) if one.step else 0
@@ -184,16 +186,12 @@ class RealTimeRunner(PolicyRunner):
         if self.stateful:
             count = len(merged)  # all of it, after a delay in which the robot stood still
         plan.rest = merged[count:]
-        begins = one.step + len(old) + len(idle) + (len(rest) if self.merge is append else 0)
-        run = self._runs.setdefault(id(one.actions), (one.actions, one.rewards, set()))
-        run[2].add(begins)
-        counts.chunks += 1
-        counts.delays.append(delay)
-        counts.idle_steps += len(idle)
-        counts.largest_jump = max(counts.largest_jump, jump(rest, merged))
-        made = np.concatenate([old, idle, merged[:count]])
-        counts.steps += len(made)
-        return made
+        begins = one.step + len(old) + len(idle)
+        plan.begins.append(begins + (len(rest) if self.merge is append else 0))
+        plan.idle += range(begins - len(idle), begins)
+        plan.delays.append(delay)
+        plan.largest_jump = max(plan.largest_jump, jump(rest, merged))
+        return np.concatenate([old, idle, merged[:count]])
 
     def _idle(self, one: RunningEpisode, old: Actions, count: int) -> Actions:
         """Actions [count, A] that leave the robot still after `old`."""

@@ -109,4 +109,5 @@ def _rollout(one: RunningEpisode, keep: bool) -> Rollout:
         frames=frames,
         imagined=one.imagined,
         last=one.seen[one.step] if keep else None,
+        timing=one.timing,
     )

@@ -23,6 +23,7 @@ from typing import Any, Self
 from ...errors import WamkitError, shortened
 from ...files import strict_json
 from ...files.durable import as_not_written, make_folder, sync, write_text
+from ..timing import EpisodeTiming
 from . import stored
 from .plan import Shard
 
@@ -52,6 +53,8 @@ class EpisodeRecord:
     """Mean time of a decision, of the whole batch; None for a baseline."""
     film: str | None = None
     """File in `films`."""
+    timing: EpisodeTiming | None = None
+    """Of chunks that came late (`--real-time`)."""
 
     @property
     def key(self) -> tuple[str, int]:

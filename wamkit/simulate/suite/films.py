@@ -41,6 +41,7 @@ class FilmShelf:
             rollout.instruction,
             round(played.seconds, 3),
             None if played.decision_ms is None else round(played.decision_ms, 3),
+            timing=rollout.timing,
         )
         key = planned.task.subject, rollout.success
         if not rollout.frames or self._made[key] >= self.most:

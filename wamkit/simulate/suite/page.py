@@ -65,6 +65,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     sections = {
         "Policy": {"policy": result["policy"], **settings.pop("policy")},
         "Environment": settings.pop("environment"),
+        "Real time": result.get("real_time", {}),
         "Protocol": {**settings, "control_hz": result["control_hz"]},
         "Rendering": result["rendering"],
         "Versions": result["versions"],

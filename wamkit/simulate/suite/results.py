@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..metrics import wilson
+from ..timing import add_timings
 from .files import EpisodeRecord
 from .plan import PlannedEpisode
 
@@ -32,12 +33,18 @@ def result_of(
         tasks.append({**row, "instruction": found[0].instruction if found else None, **rate(found)})
         everything += [(task.name, record) for record in found]
     about = dict(starts[-1])
+    late = settings["policy"].get("real_time")
+    real_time: dict[str, Any] = {}
+    if late is not None:
+        timing = add_timings(record.timing for _, record in everything)
+        real_time = {"real_time": {**late, **timing.summary()}}
     return {
         "suite": settings["suite"],
         "policy": about.pop("policy"),
         "complete": len(everything) == len(plan),
         "planned": len(plan),
         **rate([record for _, record in everything]),
+        **real_time,
         "tasks": tasks,
         "settings": dict(settings),
         **about,

@@ -177,6 +177,7 @@ class SuiteRun:
             one.seen[0].instruction,
             frames=frames,
             last=last,
+            timing=one.timing,
         )
         decision = 1000 * sum(place.decisions) / len(place.decisions)
         return Played(planned, rollout, every, perf_counter() - place.since, decision)

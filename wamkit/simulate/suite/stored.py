@@ -93,6 +93,11 @@ def parse_episode(line: str) -> EpisodeRecord:
         ) from None
     if min(record.episode, record.seed, record.steps) < 0:
         raise ValueError("episode, seed and steps count from 0")
+    if record.timing is not None and {4} != {
+        len(record.timing.seams.totals),
+        len(record.timing.seams.counts),
+    }:
+        raise ValueError("timing.seams with other than 4 totals and counts")
     if record.film is not None and (
         (fault := fault_of_name(record.film)) is not None or "/" in record.film
     ):
