@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,8 @@ from time import perf_counter
 from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
+from made_once import made_once
+
 from wamkit.errors import WamkitError
 from wamkit.files.durable import write_text
 from wamkit.files.strict_json import dumps
@@ -88,13 +89,14 @@ def configuration(world: World, task: str) -> Any:
 
 
 def demonstrations(place: Path, world: World) -> Path:
-    """The data set of all tasks, collected if it is not there."""
+    """The data set of all tasks, collected if it is not there. One process collects."""
+    return made_once(place / "data", lambda part: collect_all(part, world))
+
+
+def collect_all(part: Path, world: World) -> None:
+    """Collect the demonstrations of all tasks in a folder."""
     from wamkit.simulate.record import collect, open_dataset
 
-    folder, part = place / "data", place / "data.part"
-    if folder.exists():
-        return folder
-    shutil.rmtree(part, ignore_errors=True)  # of a run that stopped while it collected
     for task in world.tasks:
         with (
             EnvPool(configuration(world, task), 1) as workers,
@@ -102,8 +104,6 @@ def demonstrations(place: Path, world: World) -> Path:
         ):
             found = collect(workers, made, world.demonstrations, noise=world.noise)
             print(f"{task}: {found.episodes} episodes, {found.frames} frames", flush=True)
-    part.rename(folder)
-    return folder
 
 
 def trained(asked: Any, place: Path, world: World, seed: int, delay: int) -> Path:

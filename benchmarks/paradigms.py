@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 # No torch here: the simulators' processes read this file too, and they render without it.
+from made_once import made_once
 from paradigm_report import USES, report
 
 from wamkit.errors import WamkitError
@@ -140,13 +140,15 @@ def environment(asked: Any, task: str, max_steps: int, *more: str) -> Any:
 
 def demonstrations(asked: Any) -> Path:
     """The data set of all tasks, collected if it is not there. One process collects."""
+    return made_once(asked.out / "data", lambda part: collect_all(asked, part))
+
+
+def collect_all(asked: Any, part: Path) -> None:
+    """Collect the demonstrations of all tasks in a folder."""
     from wamkit.data import LeRobotFolder
     from wamkit.simulate.record import collect, open_dataset
 
-    folder: Path = asked.out / "data"
-    if folder.exists():
-        return folder
-    part, world = asked.out / f"data.{os.getpid()}", WORLDS[asked.env]
+    world = WORLDS[asked.env]
     for task in asked.tasks:
         config = environment(asked, task, world.longest, *world.collecting)
         with (
@@ -156,9 +158,7 @@ def demonstrations(asked: Any) -> Path:
             found = collect(workers, made, asked.demonstrations)
             print(f"{task}: {found.episodes} episodes, {found.frames} frames", flush=True)
     frames = LeRobotFolder(part).info["total_frames"]
-    part.rename(folder)
-    print(f"{folder}: {frames} frames", flush=True)
-    return folder
+    print(f"{len(asked.tasks)} tasks: {frames} frames", flush=True)
 
 
 def spec_of(asked: Any, cell: Cell) -> Any:

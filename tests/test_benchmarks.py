@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,3 +148,32 @@ def test_verdicts_follow_from_the_differences(
 ) -> None:
     script = runpy.run_path(str(BENCHMARKS / "video_helps.py"))
     assert message in script["verdict"](measure, differences)
+
+
+MAKE = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from made_once import made_once
+
+def make(part):
+    with open(Path(sys.argv[2], "log"), "a") as log:
+        log.write("made\\n")
+    part.mkdir()  # fails where a killed process left one
+    (part / "values").write_text("whole")
+    time.sleep(0.5)
+
+print(made_once(Path(sys.argv[2], "data"), make, 0.05).joinpath("values").read_text())
+"""
+
+
+def test_shards_that_start_together_collect_once(tmp_path: Path) -> None:
+    left = tmp_path / "data.part"
+    left.mkdir()
+    (left / "values").write_text("half")
+    command = [sys.executable, "-c", MAKE, str(BENCHMARKS), str(tmp_path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [one.communicate()[0].splitlines()[-1] for one in started]
+    assert told == ["whole"] * 3 and not any(one.returncode for one in started)
+    assert (tmp_path / "log").read_text() == "made\n"
+    assert {file.name for file in tmp_path.iterdir()} == {"data", "log"}
