@@ -12,6 +12,7 @@ from protocols import IMAGE, STATE, WORDS, expected, policy, served
 from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.errors import WamkitError
 from wamkit.serve.client import Client
+from wamkit.serve.protocol import RequestHandler
 from wamkit.serve.robot_map import RobotMap, known_robots, read_robot
 from wamkit.testing.parity import same_values
 
@@ -203,6 +204,17 @@ def test_a_file_that_does_not_fit_is_refused(
 def test_a_robot_that_is_not_known_gets_a_hint() -> None:
     with pytest.raises(WamkitError, match="did you mean 'droid'"):
         read_robot("driod")
+
+
+def test_keys_of_the_protocol_are_the_robots_where_its_file_names_them(tmp_path: Path) -> None:
+    metadata = RequestHandler(policy(), "toy", {}).metadata()
+    for ignored, kept in (("time", {"step": 3, "episode": "a"}), ("step", {"episode": "a"})):
+        bound = robot_from(ROBOT.replace('"time"', f'"{ignored}"'), tmp_path)
+        made = bound.bind(policy().spec)
+        request = {"images/top": np.moveaxis(IMAGE, -1, 0), "state": STATE, "task": WORDS}
+        found = made.to_request({**request, "step": 3, "episode": "a"})
+        assert {key: found[key] for key in ("step", "episode") if key in found} == kept
+        assert made.describe(metadata)["moments"] == ("step" in kept)
 
 
 def test_executed_actions_come_back_in_the_robots_units(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_a_client_is_reported_first_what_the_policy_is(client: Client) -> None:
         "control_hz": 10.0,
         "normalized": True,
         "stateful": False,
+        "moments": True,
         "imagines": True,
         "prefix": ["guided", "freeze"],
         "max_delay": 0,

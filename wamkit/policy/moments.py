@@ -71,6 +71,14 @@ def refuse_arrival(found: Arrival, moment: Moment, last: Moment, steps: int | No
     raise WamkitError(
         f"{what}: {step - before} actions were executed since step {before}, and the memory of "
         f"the episode waits for the images of {steps}",
-        "pass all images since then, and the executed actions; or begin a new episode with "
-        "session.reset()",
+        "pass all images since then, and the executed actions; or begin a new episode (reset)",
     )
+
+
+def expect_episode(asked: int, now: int, who: str) -> None:
+    """Raise WamkitError if a chunk is of the episode before: `who` was reset meanwhile."""
+    if asked != now:
+        raise WamkitError(
+            f"the {who} was reset while this chunk was computed; it is of the episode before",
+            "discard it, and act on the first observation of the new episode",
+        )

@@ -14,7 +14,7 @@ from ..errors import WamkitError
 from ..interfaces.types import EpisodeHistory, ModelInputs
 from . import preprocessing
 from .action_prefix import ActionPrefix, add_prefix, keep_prefix
-from .moments import Moment, arrival, refuse_arrival
+from .moments import Moment, arrival, expect_episode, refuse_arrival
 from .observation import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ class Session:
         there must be, and if the session was reset while the chunk was computed.
         """
         if observation is not None and moment is not None:
-            self._arrive(moment)
+            self.arrive(moment)
         episode = self._episode
         if not self.policy.paradigm.stateful:
             seen = self._with_prompt(observation)
             chunk = self.policy.act(seen, prefix=prefix, seed=seed, **act_options)
-            self._expect_episode(episode)
+            expect_episode(episode, self._episode, "session")
             self._moment = moment or self._moment
             return chunk
         if self._first is None:
@@ -127,7 +127,7 @@ class Session:
         felt, episode = self._felt, self._episode
         inputs = add_prefix(self.policy, self._inputs, prefix, felt)
         out = self.policy.sample(inputs, seed=seed, **act_options)
-        self._expect_episode(episode)
+        expect_episode(episode, self._episode, "session")
         try:
             chunk = self.policy.to_action_chunk(out, felt)
         except WamkitError as error:
@@ -139,9 +139,15 @@ class Session:
         self._chunks.append(chunk.values)
         return chunk
 
-    def _arrive(self, moment: Moment) -> None:
-        """Begin another episode if it is of one. Raises WamkitError if it comes to no use."""
-        remembers = self.policy.paradigm.stateful and self._chunks
+    def arrive(self, moment: Moment) -> None:
+        """An observation of this moment is there: begin another episode if it is of one.
+
+        `act` does so itself; before it, this says how many images the observation must hold
+        (`num_images`), and is all that a policy without a memory needs where it acts without the
+        session. Raises WamkitError as `act` does for an observation that comes to no use.
+        """
+        stateful = self.policy.paradigm.stateful
+        remembers = stateful and self._chunks
         steps = sum(chunk.shape[1] for chunk in self._chunks) if remembers else None
         found, last = arrival(moment, self._moment, steps), self._moment
         if last is not None:
@@ -149,14 +155,8 @@ class Session:
         if found == "reset":
             self._forget()
             self._moment = None
-
-    def _expect_episode(self, episode: int) -> None:
-        """Raise WamkitError if the session was reset since `episode`."""
-        if episode != self._episode:
-            raise WamkitError(
-                "the session was reset while this chunk was computed; it is of the episode before",
-                "discard it, and act on the first observation of the new episode",
-            )
+        if not stateful:  # one that was refused may come again
+            self._moment = moment
 
     def _with_prompt(self, observation: Observation | None) -> Observation:
         """The observation with the prompt of the session. Raises WamkitError if it is None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +44,8 @@ class Robot:
     A policy that looks at several moments (`metadata["image_steps"]`) gets the images of those, of
     which the first one is repeated before the run began. One that remembers its episode
     (`metadata["stateful"]`) is asked when its chunk was executed to its end, with the images of
-    meanwhile, and the robot stands still until the next one is there. A run is an episode.
+    meanwhile, and the robot stands still until the next one is there. A run is an episode, and
+    requests say how many of its actions were executed (`metadata["moments"]`).
 
     `stop` is called whenever the robot has no action to execute, and at the end of every run, also
     after an error, Ctrl-C or SIGTERM: nothing is executed after it.
@@ -136,6 +138,7 @@ class Robot:
         self._ended.clear()
         self._requests.drop()  # of a run before
         self._past.begin()
+        self._episode = secrets.token_hex(8)
         pacer, most = Pacer(self.control_hz, self.clock), float("inf") if steps is None else steps
         waiting_since = until = self.clock.now()
         try:
@@ -204,6 +207,8 @@ class Robot:
         if not self._past.needed:
             self._past.add(step, self.observe())
         request = self._past.request(step)
+        if self.policy.metadata.get("moments"):
+            request = {"step": step, "episode": self._episode, **request}
         delay = min(delay, len(self._rest))
         if delay and (mode := self._mode(delay)):
             planned = self._rest if mode == "guided" else self._rest[:delay]

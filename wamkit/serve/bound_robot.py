@@ -10,14 +10,14 @@ import numpy as np
 
 from ..errors import WamkitError, did_you_mean
 from ..files.pixels import decode_pixels
-from .fields import ENCODINGS, IMAGINE, PROMPT, RESET, SEED
+from .fields import ENCODINGS, EPISODE, IMAGINE, PROMPT, RESET, SEED, STEP
 from .prefixes import PREFIX, VALUES
 from .quoting import list_values, quote
 from .robot_vectors import VectorMap
 
 STATE, EXECUTED = "observation/state", "executed"
-OPTIONS = (SEED, RESET, IMAGINE, PREFIX, EXECUTED)
-"""Keys of a request that are of the protocol and not of the robot."""
+OPTIONS = (SEED, RESET, STEP, EPISODE, IMAGINE, PREFIX, EXECUTED)
+"""Keys of a request that are of the protocol, unless the robot file names them."""
 MOST_FILES = 64
 """Images of one camera that are decoded to be turned."""
 DEPTH = 6
@@ -67,7 +67,8 @@ class BoundRobot:
                 f"found {list_values(given)}; expected {', '.join(map(repr, self.wanted))}",
                 near or "correct the client, or the robot file: ignore = [...] names keys to skip",
             )
-        made = {key: given[key] for key in OPTIONS if key in given}
+        own = {*self.wanted, *self.unread}
+        made = {key: given[key] for key in OPTIONS if key in given and key not in own}
         made[PROMPT] = given[self.prompt]
         for view, (key, layout, rotation) in self.images.items():
             made[f"observation/{view}"] = _to_upright(key, given[key], layout, rotation)
@@ -97,6 +98,7 @@ class BoundRobot:
         return {
             **metadata,
             "robot": self.name,
+            "moments": not {STEP, EPISODE} & {*self.wanted, *self.unread},
             "cameras": cameras,
             "state": state,
             "prompt": self.prompt,

@@ -12,6 +12,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..errors import BusyError, WamkitError
 from ..files.pixels import to_jpeg
+from ..policy.moments import expect_episode
 from .codec import LIMIT, pack, unpack
 from .limits import BUSY
 from .quoting import truncate_text
@@ -45,6 +46,7 @@ class Client:
     ) -> None:
         self.address = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
         self._timeout, self._count, self._anew = timeout, 0, False
+        self._episode = 0  # counts resets, also those while a request is in flight
         self._headers = {} if api_key is None else {"Authorization": f"Api-Key {api_key}"}
         self._jpeg = jpeg
         self._line: ClientConnection
@@ -85,9 +87,9 @@ class Client:
         """The reply to an observation: `actions`, `server_timing`, `policy_timing`, `num_images`.
 
         Raises WamkitError with the message of the server if it refuses the observation, BusyError
-        if it may be sent again later.
+        if it may be sent again later, and WamkitError if `reset` was called meanwhile.
         """
-        anew = {"reset": True} if self._anew else {}
+        anew, episode = {"reset": True} if self._anew else {}, self._episode
         self._count += 1
         number = {"request": self._count} if self.session else {}
         if self._jpeg is not None:
@@ -101,6 +103,7 @@ class Client:
                 reply = self._receive(request)
             except _BrokenError as error:
                 raise self._closed_error(str(error)) from None
+        expect_episode(episode, self._episode, "client")
         self._anew = False
         return reply
 
@@ -134,8 +137,9 @@ class Client:
         )
 
     def reset(self) -> None:
-        """Begin a new episode with the next observation."""
+        """Begin a new episode with the next observation; from any thread."""
         self._anew = True
+        self._episode += 1
 
     def close(self) -> None:
         """Close the connection; the server drops this session."""

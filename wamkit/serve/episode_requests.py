@@ -11,6 +11,7 @@ from ..simulate.environment import EnvObservation
 from ..simulate.policy_runner import RunningEpisode
 
 STATE, PROMPT, SEED, EXECUTED = "observation/state", "prompt", "seed", "executed"
+STEP, EPISODE = "step", "episode"
 
 
 class EpisodeRequests:
@@ -53,6 +54,8 @@ class EpisodeRequests:
             request[self.metadata["state"]["key"]] = newest.state
         if self.stateful and (executed := one.changed_chunk()) is not None:
             request[EXECUTED] = executed
+        if self.metadata.get("moments"):
+            request |= {STEP: one.step, EPISODE: one.seed}
         return request | {SEED: one.chunk_seed}
 
     def _looks(self, one: RunningEpisode, images: int) -> list[EnvObservation]:

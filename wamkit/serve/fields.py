@@ -18,6 +18,7 @@ from ..config.seeds import expect_seed
 from ..errors import WamkitError
 from ..files.images import expect_size
 from ..files.pixels import decode_pixels, to_deep_image
+from ..policy.moments import Moment
 from .quoting import control_character, quote
 
 LONGEST_PROMPT = 4096
@@ -27,6 +28,9 @@ MOST_ROWS = 2**16
 ENCODINGS = ("JPEG", "PNG")
 """Formats in which a client may send an image, by Pillow's names."""
 PROMPT, SEED, RESET, IMAGINE = "prompt", "seed", "reset", "imagine"
+STEP, EPISODE = "step", "episode"
+LONGEST_NAME = 64
+"""Characters of the name of an episode."""
 
 
 def parse_prompt(found: Any) -> str:
@@ -175,3 +179,32 @@ def parse_seed(request: Mapping[str, Any]) -> int | None:
     """The seed of a request; None if there is none."""
     found = request.get(SEED)
     return None if found is None else expect_seed(found, f"'{SEED}'")
+
+
+def parse_moment(request: Mapping[str, Any]) -> Moment | None:
+    """When the observation of a request was made; None if it does not say so."""
+    step, episode = request.get(STEP), request.get(EPISODE, 0)
+    if step is None:
+        if EPISODE in request:
+            raise WamkitError(
+                f"the request has '{EPISODE}' and no '{STEP}'",
+                f"send both: '{STEP}' counts the actions that were executed since it began",
+            )
+        return None
+    if not _is_count(step):
+        raise WamkitError(
+            f"'{STEP}' is {quote(step)}; expected a count",
+            "send how many actions of the episode were executed before its newest image",
+        )
+    if not _is_count(episode) and not (isinstance(episode, str) and len(episode) <= LONGEST_NAME):
+        raise WamkitError(
+            f"'{EPISODE}' is {quote(episode)}; expected a count, or a name of at most "
+            f"{LONGEST_NAME} characters",
+            "number the episodes, or give each a name of its own",
+        )
+    return Moment(int(step), episode if isinstance(episode, str) else int(episode))
+
+
+def _is_count(found: Any) -> bool:
+    whole = isinstance(found, int | np.integer) and not isinstance(found, bool)
+    return whole and bool(found >= 0)

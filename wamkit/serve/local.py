@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..policy.moments import expect_episode
 from ..policy.policy import Policy
 from .protocol import RequestHandler
 
@@ -22,19 +23,21 @@ class LocalPolicy:
         self.policy = policy
         self._handler = RequestHandler(policy, name or policy.spec.backbone.name, renamed or {})
         self._session = policy.session()
-        self._anew = False
+        self._anew, self._episode = False, 0
         self.metadata = self._handler.metadata()
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply to an observation. Raises WamkitError if the policy cannot take it."""
-        anew = {"reset": True} if self._anew else {}
+        """The reply to an observation. Raises WamkitError as a client does."""
+        anew, episode = {"reset": True} if self._anew else {}, self._episode
         reply = self._handler.answer(self._session, {**observation, **anew})
+        expect_episode(episode, self._episode, "policy")
         self._anew = False
         return reply
 
     def reset(self) -> None:
-        """Begin a new episode with the next observation."""
+        """Begin a new episode with the next observation; from any thread."""
         self._anew = True
+        self._episode += 1
 
     def close(self) -> None:
         """Do nothing: the policy belongs to this process."""

@@ -2,9 +2,10 @@
 
 A request is a map: `observation/VIEW` images, `observation/state` values, `prompt` an instruction.
 It may hold `seed`, `reset` (a new episode begins with this request), `imagine` (the predicted
-frames are wanted too), where the paradigm remembers, `executed` (the actions that the robot
-executed), and where the policy takes one, `prefix` (the actions that the chunk begins with). No
-other key is taken.
+frames are wanted too), `step` and `episode` (when the observation was made, so that late, repeated
+and dropped ones are told apart), where the paradigm remembers, `executed` (the actions that the
+robot executed), and where the policy takes one, `prefix` (the actions that the chunk begins with).
+No other key is taken.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from torch import Tensor
 from .. import __version__
 from ..config.spec import PolicySpec
 from ..errors import WamkitError, did_you_mean
+from ..policy.moments import Moment
 from ..policy.observation import ActionChunk, Imagined, Observation
 from ..policy.policy import Policy
 from ..policy.session import Session
 from .fields import (
+    EPISODE,
     IMAGINE,
     PROMPT,
     RESET,
     SEED,
+    STEP,
+    parse_moment,
     parse_prompt,
     parse_seed,
     parse_switch,
@@ -67,6 +72,7 @@ class ParsedRequest:
     executed: Tensor | None = None
     prefix: RequestPrefix | None = None
     imagine: bool = False
+    moment: Moment | None = None
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -93,6 +99,8 @@ class RequestHandler:
         self.optional = (
             SEED,
             RESET,
+            STEP,
+            EPISODE,
             *([EXECUTED] if policy.paradigm.stateful else []),
             *([IMAGINE] if self.imagines else []),
             *([PREFIX] if self.prefix_modes else []),
@@ -118,6 +126,7 @@ class RequestHandler:
             "control_hz": spec.actions.control_hz,
             "normalized": self.policy.actions.statistics is None,
             "stateful": self.policy.paradigm.stateful,
+            "moments": True,
             "imagines": self.imagines,
             "prefix": list(self.prefix_modes),
             "max_delay": spec.actions.max_delay,
@@ -134,15 +143,30 @@ class RequestHandler:
     def parse_next(self, session: Session, request: Any) -> ParsedRequest:
         """Validate the next request of a session, which begins anew if that is asked for."""
         self.expect_keys(request)
+        self.arrive(session, request)
+        return self.parse(request, session.num_images)
+
+    def arrive(self, session: Session, request: Mapping[str, Any]) -> None:
+        """Begin a new episode if a request asks for it, or is of another one.
+
+        Raises WamkitError for an observation that is late, or that a memory cannot go on with.
+        """
+        moment = parse_moment(request)
         if parse_switch(request, RESET):
             session.reset()
-        return self.parse(request, session.num_images)
+        if moment is not None:
+            session.arrive(moment)
 
     def act(self, session: Session, parsed: ParsedRequest) -> dict[str, Any]:
         """The reply to one request of a session."""
         begun = perf_counter()
         chunk = act_with_prefix(
-            session.act, parsed.prefix, parsed.seen, parsed.executed, seed=parsed.seed
+            session.act,
+            parsed.prefix,
+            parsed.seen,
+            parsed.executed,
+            moment=parsed.moment,
+            seed=parsed.seed,
         )
         future = self.imagine([parsed], parsed.seed) if parsed.imagine else None
         reply = {**_to_reply(chunk, future), "num_images": session.num_images}
@@ -181,7 +205,7 @@ class RequestHandler:
         prefix = parse_prefix(request, self.policy, self.prefix_modes)
         seed, imagine = parse_seed(request), parse_switch(request, IMAGINE)
         seen = self._parse_observation(request, count)
-        return ParsedRequest(seen, seed, executed, prefix, imagine)
+        return ParsedRequest(seen, seed, executed, prefix, imagine, parse_moment(request))
 
     def expect_keys(self, request: Any) -> None:
         """Raise WamkitError if a request is no map, or has not the keys that it must have."""

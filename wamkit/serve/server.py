@@ -275,6 +275,7 @@ class Server:
                 self.handler.expect_keys(found)
             else:
                 parsed = self.handler.parse(found, self.policy.spec.video.num_observed)
+                self.handler.arrive(request.held.session, found)
             request.work = Work(request.held.session, parsed)
         except WamkitError as error:
             request.fault = str(error)
