@@ -73,36 +73,25 @@ class RealTimeOptions:
         robot stands still, which is counted.
         """
         from ..config.parts import Conflict
-        from ..config.prefix import timing_fault
+        from ..config.prefix import timing_fault, timing_hint, whole_chunks_conflict
         from ..runtime.latency import delay_steps
 
         if spec.paradigm.build().stateful:
             typed = {"--chunk-merge": self.merge != "replace"}
             typed["--prefix-mode"] = self.prefix not in (AUTO, "none")
             for option in (name for name, given in typed.items() if given):
-                yield Conflict(
-                    between=(option, "paradigm.name"),
-                    why=f"{spec.paradigm.name} remembers its episode, and its chunks are executed "
-                    "whole, one after the other: there is nothing to merge or to continue",
-                    hint=f"leave {option} out; the robot stands still for each delay",
-                )
+                yield whole_chunks_conflict(spec, option)
             return
         size, hz = spec.actions.chunk_size, spec.actions.control_hz
         delay = delay_steps(self.high / 1000, hz)
         why = timing_fault(delay, execute_steps, size)
         if why is None or execute_steps > size:
             return
-        if 2 * delay <= size:
-            hint = f"--execute-steps {delay}" + f" to {size - delay}" * (2 * delay < size)
-        else:
-            hint = f"train longer chunks: actions.chunk_size = {2 * delay} or more"
-            if most := size // 2:
-                fits = f"--delay-ms {int(1000 * most / hz)} or less, with --execute-steps {most}"
-                hint = f"{fits}; or {hint}"
+        fits = f"--delay-ms {int(1000 * (size // 2) / hz)} or less"
         yield Conflict(
             between=("--delay-ms", "--execute-steps", "actions.chunk_size"),
             why=f"{self.high:g} ms are {delay} steps at {hz:g} Hz: {why}",
-            hint=hint,
+            hint=timing_hint(delay, size, fits),
         )
 
     def spike_note(self, spec: PolicySpec, execute_steps: int) -> str | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from ..config.check import check, warnings_of
 from ..config.configs import unseen
 from ..config.parts import KINDS, Caution, Conflict
+from ..config.prefix import run_conflicts
 from ..config.spec import PolicySpec, draft, parse, read
 from ..errors import SpecError, WamkitError
 from ._folding import unbroken
@@ -21,11 +23,42 @@ EXAMPLE = "wamkit check examples/toy.toml --set action_head.width=128"
 
 
 def command(
-    spec: Spec, overrides: Overrides = None, tiny: Tiny = False, json: Json = False
+    spec: Spec,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    delay: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Also check whether chunks may come so many actions late (d): "
+            "d <= --execute-steps <= chunk - d.",
+        ),
+    ] = None,
+    execute_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Actions executed of each chunk; half of them where --delay is given."
+        ),
+    ] = None,
+    prefix_mode: Annotated[
+        Literal["trained", "guided", "freeze"] | None,
+        typer.Option(
+            help="Also check whether a chunk can begin in this mode with what is to be executed."
+        ),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Find every conflict in a spec before anything is built. Exit code 1 if there is one."""
+    """Find every conflict in a spec before anything is built. Exit code 1 if there is one.
+
+    With --delay, --execute-steps or --prefix-mode, also in how it is to be run, by the rules of
+    `wamkit eval --real-time`.
+    """
     spec = resolve_source(spec)
     found = conflicts_of(spec, overrides or (), tiny=tiny)
+    if (delay, execute_steps, prefix_mode) != (None, None, None):
+        made = _spec_of(spec, overrides or (), tiny=tiny)
+        if made is not None:
+            found = [*found, *run_conflicts(made, delay or 0, execute_steps, prefix_mode)]
     cautions = cautions_of(spec, overrides or (), tiny=tiny)
     composition = [c for c in found if not c.missing]
     missing = [c for c in found if c.missing]
@@ -55,6 +88,15 @@ def conflicts_of(
         return check(raw)
     _, mistakes = draft(raw)
     return mistakes or check(parse(raw, str(path)).tiny()[0])
+
+
+def _spec_of(path: Path, overrides: Sequence[str], *, tiny: bool) -> PolicySpec | None:
+    """The spec at `path`, at toy size if `tiny`; None if it has mistakes."""
+    raw = read(path, overrides)
+    if draft(raw)[1]:
+        return None
+    found = parse(raw, str(path))
+    return found.tiny()[0] if tiny else found
 
 
 def specs_of(

@@ -145,6 +145,51 @@ def prefix_conflicts(spec: PolicySpec) -> Iterator[Conflict]:
         )
 
 
+def run_conflicts(
+    spec: PolicySpec, delay: int, executed: int | None = None, mode: str | None = None
+) -> Iterator[Conflict]:
+    """Yield every reason why a policy cannot be run with chunks that come late.
+
+    Args:
+        spec: Of the policy.
+        delay: Actions that are executed while a chunk is computed (d).
+        executed: Actions from one request to the next (s); half a chunk if left open.
+        mode: Of a prefix; None for none.
+    """
+    size = spec.actions.chunk_size
+    if spec.paradigm.build().stateful:
+        if mode is not None:
+            yield whole_chunks_conflict(spec, "--prefix-mode")
+        return
+    executed = max(1, size // 2) if executed is None else executed
+    if (why := timing_fault(delay, executed, size)) is not None:
+        hint = timing_hint(delay, size, f"--delay {size // 2} or less")
+        yield Conflict(
+            between=("--delay", "--execute-steps", "actions.chunk_size"), why=why, hint=hint
+        )
+    if mode is not None and (refusal := act_refusal(spec, mode, max(1, delay))) is not None:
+        yield Conflict(between=("--prefix-mode", "--delay"), why=refusal[0], hint=refusal[1])
+
+
+def whole_chunks_conflict(spec: PolicySpec, option: str) -> Conflict:
+    """Why an option that merges or continues chunks does not go with a memory of the episode."""
+    return Conflict(
+        between=(option, "paradigm.name"),
+        why=f"{spec.paradigm.name} remembers its episode, and its chunks are executed "
+        "whole, one after the other: there is nothing to merge or to continue",
+        hint=f"leave {option} out; the robot stands still for each delay",
+    )
+
+
+def timing_hint(delay: int, size: int, shorter: str) -> str:
+    """What cures a `timing_fault`; `shorter` says which delay would fit half of the chunk."""
+    if 2 * delay <= size:
+        return f"--execute-steps {max(1, delay)}" + f" to {size - delay}" * (2 * delay < size)
+    hint = f"train longer chunks: actions.chunk_size = {2 * delay} or more"
+    most = size // 2
+    return f"{shorter}, with --execute-steps {most}; or {hint}" if most else hint
+
+
 def timing_fault(delay: int, executed: int, size: int) -> str | None:
     """Why delay, executed steps and chunk do not go together; None where d <= s <= H - d."""
     if delay > executed:
