@@ -21,8 +21,10 @@ from wamkit.cli._env_options import complete_suite
 from wamkit.config.registry import forget
 from wamkit.config.suites import choose_tasks, find_suite
 from wamkit.policy.policy import Policy
+from wamkit.runtime import SimulatedDelay
 from wamkit.simulate import EnvPool
 from wamkit.simulate.policy_runner import PolicyRunner, RunningEpisode
+from wamkit.simulate.real_time import RealTimeRunner
 from wamkit.simulate.suite.actor import PolicyActor
 
 Wamkit = Callable[..., tuple[int, str, str]]
@@ -105,6 +107,49 @@ def test_an_episode_does_not_depend_on_the_others_of_its_batch(saved: Path) -> N
     for active in ([2], [0, 3], [5, 1]):
         for place, chunk in decide(active).items():
             assert np.array_equal(chunk, together[place])
+
+
+def test_late_chunks_do_not_depend_on_the_others_of_their_batch(saved: Path) -> None:
+    sizes: list[int] = []
+
+    class Counted(RealTimeRunner):
+        def _act(self, seen: Any, seeds: Any, rests: Any, delay: int) -> Any:
+            sizes.append(len(seeds))
+            return super()._act(seen, seeds, rests, delay)
+
+    def delay(seed: int) -> SimulatedDelay:
+        return SimulatedDelay((0.0, 0.2), seed=seed)
+
+    policy = Policy.load(saved)
+
+    def play(places: list[int]) -> dict[int, Any]:
+        """Four rounds; the episode in place k is as many rounds shorter as k is odd."""
+        actor = PolicyActor(
+            Counted(policy, {"side": "side"}, 2, {}, delay, prefix="freeze"),
+            list(rails.Rails.subjects.values()),
+        )
+        running = {}
+        for place in places:
+            worker = EnvPool(rails.Rails(task=list(rails.Rails.subjects)[place % 3]), apart=False)
+            worker.ask(0, "reset", place)
+            running[place] = RunningEpisode(place, {0: worker.answer(0)})
+        for turn in range(4):
+            active = {k: one for k, one in running.items() if turn < 3 or k % 2 == 0}
+            if not active:
+                break
+            for place, chunk in actor.decide(active, range(6)).items():
+                one = running[place]
+                one.actions += list(chunk)
+                one.step += len(chunk)
+                one.seen[one.step] = one.seen[0]
+        return {place: np.stack(one.actions) for place, one in running.items()}
+
+    together = play([0, 1, 2, 3, 4, 5])
+    assert len(sizes) > 4  # there were prefixes of several lengths
+    for places in ([2], [0, 3], [5, 1]):
+        for place, actions in play(places).items():
+            assert np.array_equal(actions, together[place])
+    assert set(sizes) == {6}
 
 
 def test_shards_are_merged_to_the_whole(wamkit: Wamkit, tmp_path: Path) -> None:

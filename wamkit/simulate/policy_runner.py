@@ -92,6 +92,8 @@ class PolicyRunner:
             act_options,
         )
         spec = policy.spec
+        self.steady = False
+        """Whether every batch has a row for each episode that it is given."""
         self.imagine = imagine and spec.latent_frames[1] > 0 and spec.backbone.traits.imagines
         video = spec.video
         self.every = execute_steps

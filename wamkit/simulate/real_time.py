@@ -146,18 +146,23 @@ class RealTimeRunner(PolicyRunner):
         return [self._execute(one, chunk) for one, chunk in zip(running, chunks, strict=True)]
 
     def _chunks(self, running: Sequence[RunningEpisode], expected: list[int]) -> list[Actions]:
-        """A whole chunk for each episode; those with prefixes of one length share a batch."""
+        """A whole chunk for each episode; those with prefixes of one length share a batch.
+
+        In a steady batch, rows with other lengths repeat one of those.
+        """
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for row, (one, delay) in enumerate(zip(running, expected, strict=True)):
             known = len(one.plan.rest) if self.prefix and delay else 0
             groups[known, delay if known else 0].append(row)
         found: dict[int, Actions] = {}
         for (known, delay), rows in groups.items():
-            asked = [running[row] for row in rows]
+            places = list(range(len(running))) if self.steady else rows
+            asked = [running[row if row in rows else rows[0]] for row in places]
             seen = self._to_observation([self._context(one) for one in asked])
             rests = np.stack([one.plan.rest for one in asked]) if known else None
             values = self._act(seen, [one.chunk_seed for one in asked], rests, delay)
-            found |= dict(zip(rows, values, strict=True))
+            made = dict(zip(places, values, strict=True))
+            found |= {row: made[row] for row in rows}
         for one in running:
             one.decisions += 1
         return [found[row] for row in range(len(running))]

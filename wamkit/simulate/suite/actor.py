@@ -40,6 +40,7 @@ class PolicyActor:
     def __init__(self, runner: PolicyRunner, instructions: Sequence[str]) -> None:
         """`instructions`: all that will come; texts are padded to the longest of them."""
         self.runner, self.every = runner, runner.every
+        runner.steady = True
         runner.policy.text_embeddings.pad_for(instructions)
         runner.policy.prompt_state.forget()  # texts of other lengths
 
