@@ -189,6 +189,36 @@ def test_what_fit_proposes_works_when_it_is_typed(wamkit: Run, memory: str, task
     assert "assumed:" in out and "there is no offloading" in " ".join(out.split())
 
 
+def with_text(*overrides: str) -> PolicySpec:
+    """The toy policy with a frozen T5, of which no files are named."""
+    return spec_with("text_encoder.name=t5-xxl", "text_encoder.adapter=linear", *overrides)
+
+
+def test_a_published_text_encoder_counts_without_its_files() -> None:
+    spec = with_text()
+    held = footprint(spec).weights["text_encoder"]
+    assert held == 2 * 4_762_310_656
+    assert fit_acting(spec, 11 * 10**9).fits
+    less = fit_acting(spec, 9 * 10**9)
+    assert not less.fits and less.proposal == ("--set text_encoder.embeddings_file=FILE",)
+    assert less.total - held == less.proposed_total
+
+
+def test_it_is_not_known_whether_a_policy_fits_of_which_a_part_is_not_counted(
+    wamkit: Run,
+) -> None:
+    odd = "text_encoder.embedding=2048"  # no T5-XXL is of this size
+    spec = with_text(odd)
+    found = fit_acting(spec, 10**9)
+    assert found.fits is None and "no published t5-xxl" in found.left_out[0]
+    assert found.proposal == ("--set text_encoder.embeddings_file=FILE",)  # then it is known
+    assert fit_acting(spec, 1000).fits is False  # what is counted is too much already
+    args = ["fit", TOY, "--set", "text_encoder.name=t5-xxl", "--set", odd, "--only", "act"]
+    args += ["--set", "text_encoder.adapter=linear"]
+    code, out, err = wamkit(*args, "--memory", "1GB")
+    assert code == 1 and "unknown" in out and ">= " in out and "text_encoder" in err
+
+
 def test_mistyped_fits(wamkit: Run) -> None:
     for args, message in (
         ([], "name one: --memory 24GB, or --gpu rtx4090"),

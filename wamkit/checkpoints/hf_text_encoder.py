@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from ..config.pretrained import identity
+from ..config.pretrained import PretrainedText, identity
 from ..config.published import MOST_BYTES, json_table
 from ..errors import WamkitError
 from .files import Entry, find, headers
@@ -36,6 +36,30 @@ def read_config(model: Path) -> Any:
         f"{model / 'config.json'} is no configuration that transformers reads", AGAIN
     ):
         return AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+
+
+def saved_config(model: Path) -> tuple[Any, torch.dtype]:
+    """The configuration of the model in a folder, and the dtype that its files are loaded in."""
+    config, read_as = read_config(model), _dtype(model, headers(find(model)))
+    if read_as == "auto":
+        named = getattr(config, "dtype", None)
+        read_as = named if isinstance(named, torch.dtype) else torch.float32
+    return config, read_as
+
+
+def published_config(part: PretrainedText) -> tuple[Any, torch.dtype]:
+    """The configuration of the published model of a text encoder, and bfloat16.
+
+    Raises WamkitError if there is none of its hidden size.
+    """
+    sizes = part.published_models.get(part.embedding)
+    if sizes is None:
+        known = ", ".join(map(str, part.published_models))
+        raise WamkitError(
+            f"no published {part.name} has embeddings of width {part.embedding}, known are {known}",
+            "name its files in text_encoder.weights, then they are counted",
+        )
+    return AutoConfig.for_model(part.model_type, **sizes), torch.bfloat16
 
 
 def load(

@@ -104,7 +104,7 @@ def _draw(one: Estimate, devices: Sequence[str]) -> None:
             brief(sum(row.weights.values()) / 1e9),
             brief(row.cache / 1e6),
             brief(row.activations / 1e6),
-            brief(row.total / 1e9),
+            ">= " * bool(one.left_out) + brief(row.total / 1e9),
             *("-" if ms is None else brief(ms) for ms in spent),
         )
     show_table(made)

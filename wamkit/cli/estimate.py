@@ -128,7 +128,7 @@ def command(
         emit({**vars(made), "total": made.total, "fits": made.fits, "assumptions": assumed})
     else:
         _draw(made, devices, gpu_name, utilization, assumed)
-    if made.fits is False:
+    if limit is not None and not made.fits:
         raise typer.Exit(FOUND)
 
 
@@ -172,8 +172,10 @@ def _draw(
         say(f"{long} on {devices} x {gpu or 'device'} at {utilization:.0%} of the peak")
     say(f"keys and values kept while acting: {brief(made.acting / 1e6)} MB a robot")
     if made.limit is not None:
-        verdict = "fits" if made.fits else "does not fit"
-        say(f"it {verdict} into {made.limit / 1e9:.0f} GB", "bold")
+        verdict = "it fits" if made.fits else "it does not fit"
+        if made.fits is None:
+            verdict = "it is not known whether all of it fits"
+        say(f"{verdict} into {made.limit / 1e9:.0f} GB", "bold")
     for part in made.left_out:
         note(part)
     say("assumed:")

@@ -20,6 +20,7 @@ from .estimate import size_of
 if TYPE_CHECKING:
     from ..train.fit import Fit
 
+WORDS = {True: "yes", False: "no", None: "unknown"}
 EXAMPLE = "wamkit fit --memory 24GB examples/fastwam.toml examples/toy.toml"
 
 
@@ -49,7 +50,8 @@ def command(
 
     Nothing is allocated. Weights, KV cache, gradients and moments are exact; activations are what
     is alive at the worst moment, without kernels' workspaces. Each proposal is options to type, and
-    was estimated again with them. Exit code 1 if something does not fit as it is.
+    was estimated again with them. Exit code 1 if something does not fit as it is, or if a part could
+    not be counted and the rest fits ("unknown").
     """
     from ..train.config import read_config
     from ..train.devices import PEAKS
@@ -85,6 +87,8 @@ def command(
         "left out; precomputed latents save time and no memory, since the VAE stays loaded",
         "options are those of `act`, `estimate` and `train`; --devices N is torchrun "
         "--nproc-per-node N where a run is started",
+        "acting: a text encoder is held in the dtype of its files, a published one without files in "
+        "bfloat16",
         "there is no offloading of the VAE or the text encoder, so none is proposed",
     ]
     if json:
@@ -100,7 +104,8 @@ def _draw(found: dict[str, list[Fit]], limit: int, assumed: list[str]) -> None:
     made = table("policy", "to", "GB", "fits", right=("GB",), keep=("policy", "to", "fits"), keys=2)
     for name, fits in found.items():
         for one in fits:
-            made.add_row(name, one.task, brief(one.total / 1e9), "yes" if one.fits else "no")
+            size = ">= " * bool(one.left_out) + brief(one.total / 1e9)
+            made.add_row(name, one.task, size, WORDS[one.fits])
     show_table(made)
     for name, one in ((name, one) for name, fits in found.items() for one in fits):
         if not one.fits:
@@ -115,6 +120,9 @@ def _draw(found: dict[str, list[Fit]], limit: int, assumed: list[str]) -> None:
 
 def _proposed(one: Fit, limit: int) -> str:
     """What makes it fit, for people."""
+    if one.proposed_total is None and one.left_out:
+        parts = ", ".join(line.partition(":")[0] for line in one.left_out)
+        return f"not known without the size of {parts}, which is not counted"
     if one.proposed_total is not None:
         return f"{brief(one.proposed_total / 1e9)} GB with `{' '.join(one.proposal)}`"
     least: Any = one.least

@@ -233,6 +233,14 @@ class TextEncoderConfig(Weighted):
         """Name of its embedding space, as `VAEConfig.latent_space`; None if it is learned here."""
         return self.name
 
+    def skeleton(self) -> Any:
+        """Return a module with the tensors of the encoder, in their dtypes, for estimates.
+
+        It is called on the meta device, and must need no files. Raises WamkitError if the size of
+        the encoder is not known without them.
+        """
+        return self.model_copy(update={"weights": None}).build()
+
     def build(self) -> Any:
         """Return a `wamkit.interfaces.TextEncoder`."""
         raise NotImplementedError(f"{type(self).__name__} must build a text encoder")

@@ -60,6 +60,8 @@ class PretrainedText(TextEncoderConfig):
         ("tokenizer",),
     )
     """Names that the folders of model and tokenizer may have in a checkpoint."""
+    published_models: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
+    """Hidden size of a published model -> what its config.json says of its other sizes."""
 
     max_length: int = Field(gt=0)
     """The most tokens of a prompt."""
@@ -77,6 +79,24 @@ class PretrainedText(TextEncoderConfig):
 
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         """Raise WamkitError if the model's own configuration is not what this one says."""
+
+    def network(self, config: Any) -> Any:
+        """Return what is held of the model that `config` of transformers describes."""
+        raise NotImplementedError(f"{type(self).__name__} must make its network")
+
+    def skeleton(self) -> Any:
+        """The network of the named files where they are here, else of the published model.
+
+        Without files its dtype is bfloat16.
+        """
+        from ..checkpoints.hf_text_encoder import published_config, saved_config
+
+        root = None if self.weights is None else cached_path(self.weights)
+        if root is not None and root.exists():
+            config, dtype = saved_config(self._folders(root)[0])
+        else:
+            config, dtype = published_config(self)
+        return self.network(config).to(dtype)
 
     def conflicts(self, spec: PolicySpec) -> Iterator[Conflict]:
         """What is missing or contradicts the spec in the encoder's files; none if all fits."""

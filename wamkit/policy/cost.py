@@ -211,6 +211,29 @@ def vae_on_meta(spec: PolicySpec) -> Any:
         return f"not counted: {error}"
 
 
+def conditioner_on_meta(spec: PolicySpec, left_out: list[str]) -> Any:
+    """The conditioner of the backbone, in the dtype of `spec`; None without one.
+
+    If it cannot be built here, the reason is added to `left_out`.
+    """
+    part = spec.backbone
+    if not part.traits.cond_embeds_width:
+        return None
+    files = {"weights", "conditioner_weights"} & type(part).model_fields.keys()
+    try:
+        with torch.device("meta"):
+            made = part.model_copy(update=dict.fromkeys(files)).conditioner()
+            return cast(made, DTYPES[spec.dtype])
+    except Exception as problem:  # whatever a plugin's constructor does, the rest is counted
+        left_out.append(f"conditioner: not counted: {first_line(problem)}")
+        return None
+
+
+def first_line(problem: Exception) -> str:
+    """What an error says first, or its type."""
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
 def count_encoding(spec: PolicySpec, vae: Any, images: int) -> Counter:
     """Cost of encoding `images` images of each view; zero without a VAE."""
     with torch.no_grad(), Counter() as counter:

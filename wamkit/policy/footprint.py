@@ -30,17 +30,17 @@ from ..interfaces.types import ModelInputs, ModelOutput
 from .adapters import AdaptedBackbone
 from .cost import (
     FORMULAS,
+    conditioner_on_meta,
     encode_zeros,
+    first_line,
     negative_text,
     network_on_meta,
     vae_on_meta,
     with_cfg_passes,
-    without_weights,
     zero_inputs,
 )
 from .live_bytes import LiveBytes
 from .policy import DTYPES
-from .precomputed_text import build_text_encoder
 from .repeated_passes import RepeatedPassCache
 
 
@@ -106,8 +106,7 @@ def footprint(spec: PolicySpec, min_elements: int = MIN_ELEMENTS, **act_options:
         left_out.append(f"vae: {vae}")
     parts = {"backbone": backbone, "vae": vae, "action_head": head, "latent_adapter": adapter}
     parts["text_encoder"] = _text_encoder(spec, left_out)
-    if spec.backbone.traits.cond_embeds_width:
-        left_out.append("conditioner: its size depends on its files")
+    parts["conditioner"] = conditioner_on_meta(spec, left_out)
     weights = {kind: tensor_bytes(_tensors(part)) for kind, part in parts.items()}
     rounded = {
         kind: [x.weight for x in quantizable_layers([parts[kind]], "int8", dtype, min_elements)]
@@ -268,10 +267,9 @@ def _text_encoder(spec: PolicySpec, left_out: list[str]) -> Any:
         return None
     try:
         with torch.device("meta"):
-            return build_text_encoder(without_weights(config))
+            return config.skeleton()
     except Exception as problem:  # whatever a plugin's constructor does, the rest is counted
-        what = str(problem).splitlines()[0]
-        left_out.append(f"text_encoder: not counted: {what}")
+        left_out.append(f"text_encoder: not counted: {first_line(problem)}")
         return None
 
 

@@ -101,9 +101,7 @@ def estimate_acting(
             continue
         rows.append(acting(spec, one, precision, batch, devices or {}))
     first = next(iter(found.values()))
-    return Estimate(
-        tuple(rows), unsupported, assumptions(spec, batch, first.passes), first.left_out
-    )
+    return Estimate(tuple(rows), unsupported, assumptions(spec, batch, first), first.left_out)
 
 
 def acting(
@@ -134,12 +132,24 @@ def acting(
     )
 
 
-def assumptions(spec: PolicySpec, batch: int, passes: int) -> tuple[str, ...]:
+def text_assumption(spec: PolicySpec, left_out: Sequence[str]) -> str:
+    """What an estimate of acting takes for granted of the text encoder."""
+    if spec.text_encoder.embeddings_file is not None:
+        return "embeddings of prompts are read from a file, and no text encoder is held"
+    if any(line.startswith("text_encoder:") for line in left_out):
+        return "the text encoder is held too, and is not in the total"
+    return (
+        "the prompt was met before: the text encoder is held, in the dtype of its files (a "
+        "published one without files in bfloat16), and its work is not in a chunk"
+    )
+
+
+def assumptions(spec: PolicySpec, batch: int, one: Footprint) -> tuple[str, ...]:
     """What an estimate of acting takes for granted."""
     steps = ", ".join(f"{part} {flow.steps}" for part, flow in spec.schedules if flow is not None)
     found = [
         f"batch {batch}: cache and activations of one observation, times {batch}",
-        f"{passes} passes of the network a chunk; steps of the schedules: {steps} "
+        f"{one.passes} passes of the network a chunk; steps of the schedules: {steps} "
         "(--set schedules.action.steps=N)",
         "exact: bytes of weights, sizes of the KV cache and its buffers, operations of products",
         "approximate: activations are what is alive at the worst moment of mode eager; add the "
@@ -147,7 +157,7 @@ def assumptions(spec: PolicySpec, batch: int, passes: int) -> tuple[str, ...]:
         "8 bits: one byte an element and a float32 scale a row, for large linear layers in the "
         "blocks of backbone and head; their inputs stay in bfloat16 in memory",
         f"the VAE is held whole, in {spec.vae.dtype}; its decoder does not run",
-        "the prompt was met before: the text encoder is held, and its work is not in a chunk",
+        text_assumption(spec, one.left_out),
         "times are floors: each pass takes the longer of its operations and its bytes at the "
         "peaks of the data sheet; real kernels take longer, small policies many times as long",
     ]

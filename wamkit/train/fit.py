@@ -16,7 +16,7 @@ from ..config.spec import PolicySpec
 from ..policy.footprint import Footprint, footprint
 from .acting import Precision, acting
 from .config import Lora, TrainConfig
-from .plan import Work, on_each, work
+from .plan import Work, on_each, verdict, work
 
 DEVICES = (2, 4, 8)
 """How many devices are tried with FSDP where one is too small."""
@@ -30,7 +30,8 @@ class Fit:
     """`act` or `train`."""
     total: int
     """Bytes on each device, as it is."""
-    fits: bool
+    fits: bool | None
+    """None if what was counted has room, and something was not counted: `left_out`."""
     proposal: tuple[str, ...] = ()
     """Options that make it fit, the fewest that were found; empty if it fits, or if none do."""
     proposed_total: int | None = None
@@ -66,8 +67,10 @@ def fit_acting(spec: PolicySpec, limit: int, batch: int = 1, quantize: str = "no
         return max(acting(spec, one, precision, batch, {}).total for one in every)
 
     now, first = total(()), known[spec.dtype, spec.vae.dtype][0]
-    if now <= limit:
-        return Fit("act", now, True, left_out=first.left_out)
+    uncounted = {line.partition(":")[0] for line in first.left_out}
+    fits = verdict(now, limit, first.left_out)
+    if fits:
+        return Fit("act", now, True)
     settings = {
         "dtype": "--set dtype=bfloat16",
         "vae": "--set vae.dtype=bfloat16",
@@ -78,18 +81,20 @@ def fit_acting(spec: PolicySpec, limit: int, batch: int = 1, quantize: str = "no
         del settings["dtype"]
     if spec.vae.dtype == "bfloat16" or not first.weights.get("vae"):
         del settings["vae"]
-    if not first.weights.get("text_encoder"):
+    if not first.weights.get("text_encoder") and "text_encoder" not in uncounted:
         del settings["text"]
     if not first.rounded or quantize != "none":
         del settings["quantize"]
     least = now
     for size in range(1, len(settings) + 1):
         for names in combinations(settings, size):
+            if uncounted - ({"text_encoder"} if "text" in names else set()):
+                continue  # what it needs is not known
             if (found := total(names)) <= limit:
                 typed = tuple(settings[name] for name in names)
-                return Fit("act", now, False, typed, found, left_out=first.left_out)
+                return Fit("act", now, fits, typed, found, left_out=first.left_out)
             least = min(least, found)
-    return Fit("act", now, False, least=least, left_out=first.left_out)
+    return Fit("act", now, fits, least=least, left_out=first.left_out)
 
 
 def _without_text(weights: dict[str, int]) -> dict[str, int]:
@@ -125,8 +130,8 @@ def fit_training(spec: PolicySpec, limit: int, config: TrainConfig, devices: int
 
     now = total({})
     left_out = counted(config).left_out
-    if now <= limit:
-        return Fit("train", now, True, left_out=left_out)
+    if now <= limit or left_out:
+        return Fit("train", now, verdict(now, limit, left_out), left_out=left_out)
     least, last = now, Settings()
     for last in _less_and_less(config, devices):
         if (found := total(last)) <= limit:
@@ -135,9 +140,9 @@ def fit_training(spec: PolicySpec, limit: int, config: TrainConfig, devices: int
                 if name != "devices" and (less := total(rest)) <= limit:
                     last, found = rest, less
             typed = _typed(last)
-            return Fit("train", now, False, typed, found, left_out=left_out)
+            return Fit("train", now, False, typed, found)
         least = min(least, found)
-    return Fit("train", now, False, least=least, left_out=left_out)
+    return Fit("train", now, False, least=least)
 
 
 def _less_and_less(config: TrainConfig, devices: int) -> Iterator[Settings]:

@@ -8,7 +8,7 @@ and a half times the operations (Dao, arXiv 2307.08691).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -24,7 +24,13 @@ from ..config.visibility import cacheable_subset, followed
 from ..engine.noise_schedule import schedules_of
 from ..engine.passes import PassRunner
 from ..policy.adapters import AdaptedBackbone, LatentAdapter
-from ..policy.cost import count_encoding, vae_on_meta, without_weights, zero_inputs
+from ..policy.cost import (
+    conditioner_on_meta,
+    count_encoding,
+    vae_on_meta,
+    without_weights,
+    zero_inputs,
+)
 from ..policy.live_bytes import LiveBytes
 from ..policy.policy import DTYPES
 from .config import Lora, Parts, TrainConfig
@@ -68,8 +74,13 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether there is room; None if no limit was given."""
-        return None if self.limit is None else self.total <= self.limit
+        """Whether there is room; None if no limit was given, or `verdict` does not know."""
+        return None if self.limit is None else verdict(self.total, self.limit, self.left_out)
+
+
+def verdict(total: int, limit: int, left_out: Collection[str]) -> bool | None:
+    """Whether `total` bytes fit; None if they do, and something was left out of them."""
+    return False if total > limit else None if left_out else True
 
 
 def plan(
@@ -232,16 +243,18 @@ def work(
         operations += count_encoding(spec, vae, spec.num_images).operations
     learned = sum(prod(p.shape) for p in every if p.requires_grad)
     resting = sum(4 * prod(p.shape) for p in every if not p.requires_grad)
-    if isinstance(vae, nn.Module):
-        resting += sum(p.numel() * p.element_size() for p in vae.parameters())
+    left_out = [f"vae: {vae}"] if isinstance(vae, str) else []
+    for frozen in (vae, conditioner_on_meta(spec, left_out)):
+        if isinstance(frozen, nn.Module):
+            resting += sum(p.numel() * p.element_size() for p in frozen.parameters())
     blocks = [
         sum(p.numel() for p in block.parameters() if p.requires_grad)
         for block in backbone.blocks
         if isinstance(block, nn.Module)
     ]
     depth = len(backbone.blocks)
-    left_out = (f"vae: {vae}",) if isinstance(vae, str) else ()
-    return Work(operations, meter.most, learned, resting, max(blocks, default=0), depth, left_out)
+    largest = max(blocks, default=0)
+    return Work(operations, meter.most, learned, resting, largest, depth, tuple(left_out))
 
 
 def _velocity(found: Any, part: str) -> Tensor | None:

@@ -125,6 +125,21 @@ def test_a_transformer_without_the_tower_is_refused_before_anything_is_read(
     assert Policy.from_spec(both).act(observation(spec), seed=0).values.isfinite().all()
 
 
+def test_estimates_of_acting_and_of_training_count_the_tower() -> None:
+    from wamkit.policy.footprint import footprint, tensor_bytes
+    from wamkit.train.config import Parts
+    from wamkit.train.plan import work
+
+    spec = compose(I2V)
+    held = tensor_bytes(spec.backbone.conditioner().parameters())
+    found = footprint(spec, **next(iter(spec.paradigm.variants.values())))
+    assert found.weights["conditioner"] == held > 0 and not found.left_out
+    frozen = Parts.model_validate({"backbone": {"freeze": True}})
+    learned = sum(4 * p.numel() for p in spec.backbone.build().parameters())
+    assert work(spec, frozen).resting - work(spec).resting == learned
+    assert work(spec).resting >= held and not work(spec).left_out
+
+
 def test_a_policy_shows_its_first_image_to_the_tower() -> None:
     spec = compose(I2V)
     assert spec.backbone.traits.cond_embeds_width == 16

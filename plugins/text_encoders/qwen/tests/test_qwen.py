@@ -341,3 +341,28 @@ def test_what_is_wrong_with_a_folder_is_named(qwen3: Path, qwen25vl: Path, tmp_p
     assert complaints(Qwen3()) == [
         "qwen3 cannot exist without its published files, and none are named"
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [  # of the whole models 4,022,468,096 and 8,190,735,360 (with a head of words) are published
+        (Qwen3(layers=(36,)), 4_022_468_096),
+        (Qwen3(layers=(36,), embedding=4096), 8_190_735_360 - 151_936 * 4096),
+        (Qwen25VL(), 7_615_616_512 - 152_064 * 3584),
+        (Qwen25VL(recipe="omnigen2"), 3_085_938_688),
+    ],
+)
+def test_the_size_of_the_published_model_needs_no_files(part: Any, count: int) -> None:
+    with torch.device("meta"):
+        found = part.skeleton()
+    assert sum(p.numel() for p in found.parameters()) == count
+
+
+def test_with_files_the_size_is_that_of_the_layers_that_are_read(
+    qwen3: Path, qwen25vl: Path
+) -> None:
+    for part in (klein(qwen3), klein(qwen3, layers=(5,)), vl(qwen25vl, "omnigen2")):
+        with torch.device("meta"):
+            found = part.skeleton()
+        wanted = {k: (v.shape, v.dtype) for k, v in part.build().model.named_parameters()}
+        assert {k: (v.shape, v.dtype) for k, v in found.named_parameters()} == wanted

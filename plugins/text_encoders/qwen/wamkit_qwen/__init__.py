@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -26,6 +26,21 @@ SIZES: dict[str, dict[str, int]] = {
     "cosmos2.5": {"max_length": 512, "layers": 28, "embedding": 3584},
 }
 """Template of a prompt, and layers and hidden size of the model, by recipe."""
+
+
+QWEN3_4B = {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "head_dim": 128,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151_936,
+}  # fmt: skip
+QWEN3_8B = {**QWEN3_4B, "hidden_size": 4096, "intermediate_size": 12_288}
+QWEN25VL_3B = {
+    "hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 36,
+    "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151_936,
+}  # fmt: skip
+QWEN25VL_7B = {
+    "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064,
+}  # fmt: skip
 
 
 def _size() -> Any:
@@ -66,6 +81,8 @@ class Qwen3(PretrainedText):
         "the folders text_encoder and tokenizer, or of Qwen/Qwen3-4B or Qwen3-8B"
     )
 
+    published_models: ClassVar[Mapping[int, Mapping[str, Any]]] = {2560: QWEN3_4B, 4096: QWEN3_8B}
+
     name: Literal["qwen3"] = "qwen3"
     max_length: int = Field(default=512, gt=0)
     """The most tokens of a prompt, its template included, and what it is padded to where padding is
@@ -96,6 +113,12 @@ class Qwen3(PretrainedText):
                 f"set text_encoder.layers to numbers from 1 to {depth}",
             )
 
+    def network(self, config: Any) -> Any:
+        """The layers that are read."""
+        from .encoder import lower_layers
+
+        return lower_layers(config, max(self.layers))
+
     def build(self) -> Any:
         """Return the encoder with its files loaded. Raises WamkitError if they do not fit."""
         model, tokenizer = self.folders()
@@ -120,6 +143,10 @@ class Qwen25VL(PretrainedText):
     )
     folder_names = (("text_encoder", "mllm"), ("tokenizer", "processor"))
     config_folders = ("text_encoder", "mllm")
+
+    published_models: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        size["hidden_size"]: {"text_config": size} for size in (QWEN25VL_3B, QWEN25VL_7B)
+    }
 
     name: Literal["qwen2.5-vl"] = "qwen2.5-vl"
     recipe: RecipeName = "qwen-image-edit"
@@ -155,6 +182,12 @@ class Qwen25VL(PretrainedText):
     def expect(self, sizes: Mapping[str, Any], folder: Path) -> None:
         _same(folder, "a hidden size of", sizes["hidden_size"], self.embedding, "embedding")
         _same(folder, "a number of layers of", sizes["num_hidden_layers"], self.layers, "layers")
+
+    def network(self, config: Any) -> Any:
+        """The language model, without images and without the head of words."""
+        from .encoder import language_model
+
+        return language_model(config)
 
     def build(self) -> Any:
         """Return the encoder with its files loaded. Raises WamkitError if they do not fit."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3Model
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextModel, Qwen3Model
 
 from wamkit.checkpoints.hf_text_encoder import encoding, load, read_config
 from wamkit.config.pretrained import refuse_long
@@ -115,20 +115,44 @@ def _normalize(x: Tensor) -> Tensor:
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
 
 
+def lower_layers(config: Any, needed: int) -> Qwen3Model:
+    """The first layers of the Qwen3 that `config` describes, without weights."""
+    depth = _cut(config, needed)
+    return _without_last_norm(Qwen3Model(config), needed < depth)
+
+
+def _cut(config: Any, needed: int) -> int:
+    """Have `config` describe its first layers alone; return how many there were."""
+    depth: int = config.num_hidden_layers
+    config.num_hidden_layers, config.layer_types = needed, config.layer_types[:needed]
+    return depth
+
+
+def _without_last_norm(model: Any, cut: bool) -> Any:
+    """The norm belongs behind the layers that were left out, if there are some."""
+    if cut:
+        model.norm = nn.Identity()
+    return model
+
+
 def load_qwen3(model: Path, tokenizer: Path, part: Qwen3) -> QwenEncoder:
     """The layers of a Qwen3 that are read. Raises WamkitError if files do not fit."""
     config = read_config(model)
-    depth, needed = config.num_hidden_layers, max(part.layers)
-    config.num_hidden_layers, config.layer_types = needed, config.layer_types[:needed]
+    needed = max(part.layers)
+    depth = _cut(config, needed)
     above = "|".join(map(str, range(needed, depth))) or "(?!)"
     unused = rf"^lm_head\.|(^|\.)layers\.({above})\."
     made, tokenizer_made, files = load(Qwen3Model, model, tokenizer, unused=unused, config=config)
-    if needed < depth:
-        made.norm = nn.Identity()  # it belongs behind the layers that were left out
+    made = _without_last_norm(made, needed < depth)
     recipe = Recipe(states=part.layers, padding=part.padding, answer=True)
     return QwenEncoder(
         made, tokenizer_made, recipe, length=part.max_length, width=part.width, files=files
     )
+
+
+def language_model(config: Any) -> Qwen2_5_VLTextModel:
+    """The language half of the Qwen2.5-VL that `config` describes, without weights."""
+    return Qwen2_5_VLTextModel(config.text_config)
 
 
 def load_qwen25vl(model: Path, tokenizer: Path, part: Qwen25VL) -> QwenEncoder:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wamkit_t5 import T5XXL, UMT5XXL
+from wamkit_t5 import T5XXL, T511B, UMT5XXL
 from wamkit_t5.encoder import clean
 
 from wamkit.config.spec import parse_part
@@ -425,3 +425,32 @@ def test_a_tokenizer_of_another_model_is_refused_with_a_message(
     with pytest.raises(WamkitError, match=message) as caught:
         config(copy).build()
     assert caught.value.hint and not (copy / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("cls", "count"),
+    [(T5XXL, 4_762_310_656), (T511B, 4_864_791_552), (UMT5XXL, 5_680_910_336)],
+)
+def test_the_size_of_the_published_encoder_needs_no_files(cls: Any, count: int) -> None:
+    with torch.device("meta"):
+        found = cls().skeleton()
+    assert sum(p.numel() for p in found.parameters()) == count
+    assert {p.dtype for p in found.parameters()} == {torch.bfloat16}
+    with pytest.raises(WamkitError, match=r"no published .* of width 32"):
+        cls(embedding=32).skeleton()
+
+
+def test_with_files_the_size_and_the_dtype_are_those_of_the_files(
+    copy: Path, config: Config
+) -> None:
+    model, part = copy / "text_encoder", config(copy)
+    tensors = load_file(model / "model.safetensors")
+    for dtype in (torch.float32, torch.bfloat16):
+        save_file({k: v.to(dtype) for k, v in tensors.items()}, model / "model.safetensors")
+        about = json.loads((model / "config.json").read_text())
+        about["dtype"] = str(dtype).removeprefix("torch.")
+        (model / "config.json").write_text(json.dumps(about))
+        with torch.device("meta"):
+            found = part.skeleton()
+        wanted = {k: (v.shape, v.dtype) for k, v in part.build().model.named_parameters()}
+        assert {k: (v.shape, v.dtype) for k, v in found.named_parameters()} == wanted

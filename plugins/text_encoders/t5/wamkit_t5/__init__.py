@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,11 @@ from wamkit.errors import WamkitError
 WAMKIT_API = 1
 
 Padding = Literal["mask", "zeros", "attended", "encoded"]
+
+XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+B11 = {"d_model": 1024, "d_kv": 128, "d_ff": 65_536, "num_layers": 24, "num_heads": 128}
+WORDS = {"vocab_size": 32_128}
+GATED = {"feed_forward_proj": "gated-gelu"}
 
 
 class _T5(PretrainedText):
@@ -53,6 +58,12 @@ class _T5(PretrainedText):
                 f"{self.name}",
             )
 
+    def network(self, config: Any) -> Any:
+        """The encoder half, without a decoder."""
+        from .encoder import MODELS
+
+        return MODELS[self.model_type](config)
+
     def build(self) -> Any:
         """Return the encoder with its files loaded. Raises WamkitError if they do not fit."""
         model, tokenizer = self.folders()
@@ -72,6 +83,8 @@ class T5XXL(_T5):
         "folders text_encoder and tokenizer"
     )
 
+    published_models: ClassVar[Mapping[int, Mapping[str, Any]]] = {4096: {**XXL, **GATED, **WORDS}}
+
     name: Literal["t5-xxl"] = "t5-xxl"
     max_length: int = Field(default=128, gt=0)
     padding: Padding = "mask"
@@ -86,6 +99,8 @@ class T511B(_T5):
         "name a copy of a checkpoint in diffusers' layout (nvidia/Cosmos-Predict2-2B-Video2World, "
         "...), with the folders text_encoder and tokenizer"
     )
+
+    published_models: ClassVar[Mapping[int, Mapping[str, Any]]] = {1024: {**B11, **WORDS}}
 
     name: Literal["t5-11b"] = "t5-11b"
     max_length: int = Field(default=512, gt=0)
@@ -102,6 +117,10 @@ class UMT5XXL(_T5):
         "name a copy of a Wan checkpoint in diffusers' layout (Wan-AI/Wan2.2-TI2V-5B-Diffusers, "
         "...), with the folders text_encoder and tokenizer"
     )
+
+    published_models: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        4096: {**XXL, **GATED, "vocab_size": 256_384}
+    }
 
     name: Literal["umt5-xxl"] = "umt5-xxl"
     max_length: int = Field(default=512, gt=0)
