@@ -189,6 +189,25 @@ def test_what_fit_proposes_works_when_it_is_typed(wamkit: Run, memory: str, task
     assert "assumed:" in out and "there is no offloading" in " ".join(out.split())
 
 
+def test_what_fits_has_room_for_the_margin_too(wamkit: Run) -> None:
+    from wamkit.train.plan import needed, plan
+
+    spec, config = spec_with(), TrainConfig(batch_size=8)
+    for count in (lambda limit: fit_acting(spec, limit), lambda n: fit_training(spec, n, config)):
+        total = count(10**12).total
+        assert needed(total) == pytest.approx(1.1 * total, abs=1)
+        assert count(needed(total)).fits
+        tight: Any = count(needed(total) - 1)
+        assert not tight.fits and needed(tight.proposed_total) < needed(total)
+    total = plan(spec, config).total
+    assert plan(spec, config, limit=needed(total)).fits
+    assert not plan(spec, config, limit=needed(total) - 1).fits
+    args = ["fit", TOY, "--only", "act", "--memory", "1GB"]
+    out = wamkit(*args)[1]
+    assert "GB + 10%" in out and "10% more" in " ".join(out.split())
+    assert json.loads(wamkit(*args, "--json")[1])["margin"] == 0.1
+
+
 def with_text(*overrides: str) -> PolicySpec:
     """The toy policy with a frozen T5, of which no files are named."""
     return spec_with("text_encoder.name=t5-xxl", "text_encoder.adapter=linear", *overrides)

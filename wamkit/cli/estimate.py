@@ -62,7 +62,8 @@ def command(
 ) -> None:
     """Count memory, operations and days of a training run, without weights or a device.
 
-    With --memory or --gpu it says whether it fits, and what to change (exit code 1 if it does not).
+    With --memory or --gpu it says whether it fits, with 10 % to spare, and what to change (exit
+    code 1 if it does not).
     The text encoder is left out: instructions are encoded once, see `wamkit precompute text`.
 
     With --act it counts memory and the least time of a chunk. Exact are bytes of weights, sizes of
@@ -134,6 +135,8 @@ def command(
 
 def _assumed(chosen: TrainConfig, devices: int, utilization: float, latents: bool) -> list[str]:
     """What an estimate of training takes for granted."""
+    from ..train.plan import MARGIN
+
     return [
         f"batch {chosen.batch_size} on {devices} device{'s' * (devices > 1)}, "
         f"{chosen.gradient_accumulation_steps} passes an update, {chosen.steps} steps, "
@@ -141,7 +144,8 @@ def _assumed(chosen: TrainConfig, devices: int, utilization: float, latents: boo
         f"{utilization:.0%} of the peak is reached; the VAE's latents are "
         + ("stored beforehand" if latents else "computed in every step"),
         "exact: weights, gradients, moments, operations; approximate: activations, which are what "
-        "is alive at the worst moment, without kernels' workspaces and fragments; keep 10 % free",
+        "is alive at the worst moment, without kernels' workspaces and fragments; what fits has "
+        f"room for {MARGIN:.0%} more",
     ]
 
 
@@ -161,6 +165,8 @@ def size_of(text: str) -> int:
 def _draw(
     made: Plan, devices: int, gpu: str | None, utilization: float, assumed: list[str]
 ) -> None:
+    from ..train.plan import MARGIN, needed
+
     shown = table("on each device", "GB", right=("GB",))
     digits = max(2, 2 - floor(log10(max(made.total, 1) / 1e9)))
     for name, size in (made.memory | {"total": made.total}).items():
@@ -175,7 +181,8 @@ def _draw(
         verdict = "it fits" if made.fits else "it does not fit"
         if made.fits is None:
             verdict = "it is not known whether all of it fits"
-        say(f"{verdict} into {made.limit / 1e9:.0f} GB", "bold")
+        size = f"{needed(made.total) / 1e9:.{digits}f}"
+        say(f"{verdict} into {made.limit / 1e9:.0f} GB: {MARGIN:.0%} more are {size} GB", "bold")
     for part in made.left_out:
         note(part)
     say("assumed:")

@@ -49,9 +49,9 @@ def command(
     """Say which policies act or train in so much memory, and what makes those fit that do not.
 
     Nothing is allocated. Weights, KV cache, gradients and moments are exact; activations are what
-    is alive at the worst moment, without kernels' workspaces. Each proposal is options to type, and
-    was estimated again with them. Exit code 1 if something does not fit as it is, or if a part could
-    not be counted and the rest fits ("unknown").
+    is alive at the worst moment. What fits has room for 10 % more, which real runs need. Each
+    proposal is options to type, and was estimated again with them. Exit code 1 if something does
+    not fit as it is, or if a part could not be counted and the rest fits ("unknown").
     """
     from ..train.config import read_config
     from ..train.devices import PEAKS
@@ -67,6 +67,7 @@ def command(
     paths = [resolve_source(path) for path in specs]
     policies = specs_of(paths, overrides or [], ("backbone", "action_head"))
     from ..train.fit import fit_acting, fit_training
+    from ..train.plan import MARGIN
 
     found: dict[str, list[Fit]] = {}
     for name, policy in zip(unique_names(specs), policies, strict=True):
@@ -77,7 +78,8 @@ def command(
             if only != "act":
                 found[name].append(fit_training(policy, limit, chosen, devices))
     assumed = [
-        f"{limit / 1e9:g} GB on each device; real runs need about 10 % more than an estimate",
+        f"{limit / 1e9:g} GB on each device; what fits has room for the estimate and {MARGIN:.0%} "
+        "more, for kernels' workspaces, the context of CUDA and fragments",
         f"acting: {observations} observation{'s' * (observations > 1)} at once, in mode eager; see "
         "`wamkit estimate --act`",
         f"training: batch {chosen.batch_size} on {devices} device{'s' * (devices > 1)}, "
@@ -87,13 +89,13 @@ def command(
         "left out; precomputed latents save time and no memory, since the VAE stays loaded",
         "options are those of `act`, `estimate` and `train`; --devices N is torchrun "
         "--nproc-per-node N where a run is started",
-        "acting: a text encoder is held in the dtype of its files, a published one without files in "
-        "bfloat16",
+        "acting: a text encoder is held in the dtype of its files, a published one without files "
+        "in bfloat16",
         "there is no offloading of the VAE or the text encoder, so none is proposed",
     ]
     if json:
         rows = {name: [asdict(one) for one in fits] for name, fits in found.items()}
-        emit({"limit": limit, "policies": rows, "assumptions": assumed})
+        emit({"limit": limit, "margin": MARGIN, "policies": rows, "assumptions": assumed})
     else:
         _draw(found, limit, assumed)
     if not all(one.fits for fits in found.values() for one in fits):
@@ -101,11 +103,18 @@ def command(
 
 
 def _draw(found: dict[str, list[Fit]], limit: int, assumed: list[str]) -> None:
-    made = table("policy", "to", "GB", "fits", right=("GB",), keep=("policy", "to", "fits"), keys=2)
+    from ..train.plan import MARGIN, needed
+
+    more = f"GB + {MARGIN:.0%}"
+    numbers = ("GB", more)
+    made = table(
+        "policy", "to", *numbers, "fits", right=numbers, keep=("policy", "to", "fits"), keys=2
+    )
     for name, fits in found.items():
         for one in fits:
-            size = ">= " * bool(one.left_out) + brief(one.total / 1e9)
-            made.add_row(name, one.task, size, WORDS[one.fits])
+            least = ">= " * bool(one.left_out)
+            sizes = [least + brief(size / 1e9) for size in (one.total, needed(one.total))]
+            made.add_row(name, one.task, *sizes, WORDS[one.fits])
     show_table(made)
     for name, one in ((name, one) for name, fits in found.items() for one in fits):
         if not one.fits:
@@ -120,13 +129,16 @@ def _draw(found: dict[str, list[Fit]], limit: int, assumed: list[str]) -> None:
 
 def _proposed(one: Fit, limit: int) -> str:
     """What makes it fit, for people."""
+    from ..train.plan import needed
+
     if one.proposed_total is None and one.left_out:
         parts = ", ".join(line.partition(":")[0] for line in one.left_out)
         return f"not known without the size of {parts}, which is not counted"
     if one.proposed_total is not None:
-        return f"{brief(one.proposed_total / 1e9)} GB with `{' '.join(one.proposal)}`"
+        sizes = [brief(size / 1e9) for size in (one.proposed_total, needed(one.proposed_total))]
+        return f"{sizes[0]} GB, {sizes[1]} with the margin, with `{' '.join(one.proposal)}`"
     least: Any = one.least
     return (
         f"no setting makes it fit into {limit / 1e9:g} GB; with all that were tried it needs "
-        f"{brief(least / 1e9)} GB: choose a smaller part"
+        f"{brief(needed(least) / 1e9)} GB, margin included: choose a smaller part"
     )

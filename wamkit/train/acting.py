@@ -11,6 +11,7 @@ from ..config.spec import PolicySpec
 from ..policy.footprint import Footprint, Work, footprint
 from ..policy.policy import DTYPES
 from .devices import Peak
+from .plan import MARGIN
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def assumptions(spec: PolicySpec, batch: int, one: Footprint) -> tuple[str, ...]
         "(--set schedules.action.steps=N)",
         "exact: bytes of weights, sizes of the KV cache and its buffers, operations of products",
         "approximate: activations are what is alive at the worst moment of mode eager; add the "
-        "kernels' workspaces, the context of CUDA and fragments, so keep 10 % free",
+        "kernels' workspaces, the context of CUDA and fragments: `wamkit fit` asks for room for "
+        f"{MARGIN:.0%} more",
         "8 bits: one byte an element and a float32 scale a row, for large linear layers in the "
         "blocks of backbone and head; their inputs stay in bfloat16 in memory",
         f"the VAE is held whole, in {spec.vae.dtype}; its decoder does not run",

@@ -1,6 +1,7 @@
 """Which policies act or train in so much memory, and which settings make others fit.
 
-Only settings that exist are proposed, and each proposal is an estimate made again with it.
+Only settings that exist are proposed, and each proposal is an estimate made again with it. What
+fits has room for the estimate and for `MARGIN` more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..config.spec import PolicySpec
 from ..policy.footprint import Footprint, footprint
 from .acting import Precision, acting
 from .config import Lora, TrainConfig
-from .plan import Work, on_each, verdict, work
+from .plan import Work, needed, on_each, verdict, work
 
 DEVICES = (2, 4, 8)
 """How many devices are tried with FSDP where one is too small."""
@@ -29,13 +30,13 @@ class Fit:
     task: str
     """`act` or `train`."""
     total: int
-    """Bytes on each device, as it is."""
+    """Bytes on each device, as it is, without the margin."""
     fits: bool | None
     """None if what was counted has room, and something was not counted: `left_out`."""
     proposal: tuple[str, ...] = ()
     """Options that make it fit, the fewest that were found; empty if it fits, or if none do."""
     proposed_total: int | None = None
-    """Bytes with the proposal."""
+    """Bytes with the proposal, without the margin."""
     least: int | None = None
     """The least bytes that any of the tried settings needs, where none makes it fit."""
     left_out: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ def fit_acting(spec: PolicySpec, limit: int, batch: int = 1, quantize: str = "no
         for names in combinations(settings, size):
             if uncounted - ({"text_encoder"} if "text" in names else set()):
                 continue  # what it needs is not known
-            if (found := total(names)) <= limit:
+            if needed(found := total(names)) <= limit:
                 typed = tuple(settings[name] for name in names)
                 return Fit("act", now, fits, typed, found, left_out=first.left_out)
             least = min(least, found)
@@ -130,14 +131,15 @@ def fit_training(spec: PolicySpec, limit: int, config: TrainConfig, devices: int
 
     now = total({})
     left_out = counted(config).left_out
-    if now <= limit or left_out:
-        return Fit("train", now, verdict(now, limit, left_out), left_out=left_out)
+    fits = verdict(now, limit, left_out)
+    if fits or left_out:
+        return Fit("train", now, fits, left_out=left_out)
     least, last = now, Settings()
     for last in _less_and_less(config, devices):
-        if (found := total(last)) <= limit:
+        if needed(found := total(last)) <= limit:
             for name in reversed(list(last)):
                 rest = {k: v for k, v in last.items() if k != name}
-                if name != "devices" and (less := total(rest)) <= limit:
+                if name != "devices" and needed(less := total(rest)) <= limit:
                     last, found = rest, less
             typed = _typed(last)
             return Fit("train", now, False, typed, found)

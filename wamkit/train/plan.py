@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -35,6 +35,10 @@ from ..policy.live_bytes import LiveBytes
 from ..policy.policy import DTYPES
 from .config import Lora, Parts, TrainConfig
 from .lora import Adapters
+
+MARGIN = 0.1
+"""What real runs need beyond an estimate, as a share of it: kernels' workspaces, fragments and the
+context of CUDA."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,13 @@ class Plan:
 
 
 def verdict(total: int, limit: int, left_out: Collection[str]) -> bool | None:
-    """Whether `total` bytes fit; None if they do, and something was left out of them."""
-    return False if total > limit else None if left_out else True
+    """Whether `needed(total)` bytes fit; None if they do, and something was left out of them."""
+    return False if needed(total) > limit else None if left_out else True
+
+
+def needed(total: int) -> int:
+    """Bytes that a device must have for an estimate of `total` bytes."""
+    return ceil(total * (1 + MARGIN))
 
 
 def plan(
@@ -103,7 +112,7 @@ def plan(
     total = one.operations * config.batch_size * config.steps
     days = None if peak is None else total / (devices * peak * utilization) / 86400
     hints: list[str] = []
-    if limit is not None and sum(memory.values()) > limit:
+    if limit is not None and needed(sum(memory.values())) > limit:
         hints = _hints(spec, config, devices, limit, latents)
     return Plan(memory, kept(spec), one.operations, days, limit, tuple(hints), one.left_out)
 
@@ -168,7 +177,7 @@ def _hints(
             counted[key] = _work(spec, new, encodes=not latents)
         one = counted[key]
         per_pass = max(1, new.batch_size // (devices * new.gradient_accumulation_steps))
-        if sum(on_each(one, new, devices, per_pass).values()) <= limit:
+        if needed(sum(on_each(one, new, devices, per_pass).values())) <= limit:
             words = " ".join(f"--train {key}={str(v).lower()}" for key, v in tried.items())
             return [f"it fits with {words}"]
     more = "more devices and parallelism=fsdp" if devices == 1 else "more devices"
