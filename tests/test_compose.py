@@ -85,6 +85,31 @@ def test_without_words_and_terminal_it_says_what_to_type(wamkit: Run) -> None:
     assert "wamkit compose --backbone" in err
 
 
+@pytest.mark.parametrize(
+    ("args", "fixed"),
+    [
+        ("--backbone ltx:0.9-9b", "--backbone ltx:0.9-2b"),
+        ("--backbone ltx --set backbone.variant=0.9-9b", "--set 'backbone.variant=\"0.9-2b\"'"),
+        ("--backbone toy --set vae.adapter=linaer", "--set 'vae.adapter=\"linear\"'"),
+    ],
+)
+def test_a_typo_is_fixed_by_the_value_that_is_meant_and_no_other_part(
+    wamkit: Run, args: str, fixed: str
+) -> None:
+    code, _, err = wamkit("compose", *args.split())
+    assert code == 1 and "did you mean" in err
+    (line,) = [line for line in err.splitlines() if "fixed by: " in line]
+    assert line.partition("fixed by: ")[2] == fixed
+    command = shlex.split(err.rpartition("this was tried, and fits: ")[2])
+    assert command[3] == args.split()[1].replace("9b", "2b")
+    assert wamkit(*command[1:])[0] == 0
+
+
+def test_a_value_like_no_other_is_fixed_by_those_of_the_same_part(wamkit: Run) -> None:
+    code, _, err = wamkit("compose", "--backbone", "wan:zzzzzz")
+    assert code == 1 and "fixed by: --backbone wan:" in err and "--backbone ltx" not in err
+
+
 def test_json_has_a_version_the_choices_and_the_text(wamkit: Run) -> None:
     code, out, _ = wamkit("compose", "--backbone", "toy", "--json")
     printed = json.loads(out)
@@ -255,6 +280,7 @@ def test_short_forms_are_read_and_mistakes_reported() -> None:
          ['vae.name="x" vae.strides=[1, 2, 2]']),
         ("set action_head.layer_stride to at most 3", ["action_head.layer_stride=3"]),
         ("write one of them", []),
+        ("did you mean 'b'?", []),
     ],
 )  # fmt: skip
 def test_a_hint_says_what_a_program_can_set(hint: str, ways: list[str]) -> None:
@@ -262,6 +288,14 @@ def test_a_hint_says_what_a_program_can_set(hint: str, ways: list[str]) -> None:
 
     found = fixes_of(Conflict(between=("x",), why="", hint=hint))
     assert [" ".join(as_overrides(way)) for way in found] == ways
+
+
+def test_of_a_mistyped_value_a_hint_says_which_is_meant() -> None:
+    place = ("vae.adapter",)
+    near = Conflict(between=place, why="", hint="did you mean 'linear'? write one of none, linear")
+    assert fixes_of(near) == [(("vae.adapter", "linear"),)]
+    far = Conflict(between=place, why="", hint="write one of none, 2")
+    assert fixes_of(far) == [(("vae.adapter", "none"),), (("vae.adapter", 2),)]
 
 
 def test_tables_are_written_as_toml_that_reads_back() -> None:

@@ -1,8 +1,9 @@
 """The changes that a hint names, as overrides that a program can apply.
 
 A hint says what to set as `section.key = value`, or `set section.key to at most value`, in the text
-that people read; nothing is stated twice. Changes that belong together are listed together or
-with "and" between them; what stands behind an "or" is another way.
+that people read; nothing is stated twice. Of a value that may not stand there it says which is
+meant, `did you mean 'value'?`, and which may, `write one of a, b`. Changes that belong together are
+listed together or with "and" between them; what stands behind an "or" is another way.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ _TOP = "|".join((*KINDS, *SECTIONS, *SCALARS))
 _VALUE = r'"[^"\n]*"|\[[^\[\]\n]*\]|true|false|-?\d+(?:\.\d+)?(?![\w.])|-?\d+(?=\.?(?:\s|$))'
 _SET = re.compile(rf"\b((?:{_TOP})(?:\.\w+)*)(?: = | to (?:at most )?)({_VALUE})")
 _OTHER = re.compile(rf",? or ({_VALUE})")
+_MEANT = re.compile(r"did you mean '([^']*)'\?")
+_ALLOWED = re.compile(r"write one of (.+)$")
 
 
 def fixes_of(finding: Finding) -> list[Way]:
     """Every way that the hint of `finding` names, in its order; empty if it names none."""
+    if meant := _values_meant(finding):
+        return meant
     ways: list[list[Change]] = []
     others: list[list[Change]] = []
     hint, end = finding.hint, 0
@@ -46,6 +51,20 @@ def fixes_of(finding: Finding) -> list[Way]:
         ways += others
         others.clear()
     return [tuple(way) for way in ways]
+
+
+def is_mistyped(finding: Finding) -> bool:
+    """Whether `finding` is about one value that is none of those that may stand there."""
+    return bool(_values_meant(finding))
+
+
+def _values_meant(finding: Finding) -> list[Way]:
+    """The value that is meant in the one place of a finding, or else each that may stand there."""
+    listed = _ALLOWED.search(finding.hint)
+    if listed is None or len(finding.between) != 1 or "." not in finding.between[0]:
+        return []
+    values = _MEANT.findall(finding.hint) or listed[1].split(", ")
+    return [((finding.between[0], value_of(value)),) for value in values]
 
 
 def as_overrides(way: Way) -> list[str]:

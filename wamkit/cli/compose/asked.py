@@ -80,6 +80,9 @@ class Asked:
             if key == "name" and kind in flags:
                 swap = [word for word in swap if kind_of(word.partition("=")[0]) != kind]
                 parts[flags[kind]] = value.strip('"')
+            elif key == "variant" and ":" in parts.get(flags.get(kind, ""), ""):
+                name = parts[flags[kind]].rpartition(":")[0]
+                parts[flags[kind]] = f"{name}:" + value.strip('"')
             else:
                 settings = [one for one in settings if one.partition("=")[0].strip() != path]
                 settings.append(text)

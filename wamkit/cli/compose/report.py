@@ -19,6 +19,7 @@ from .._folding import unbroken
 from .._output import FOUND, conflict_lines, emit, error, note, say, show_table, table
 from ..check import warn
 from .asked import Asked
+from .short_forms import FLAGS
 
 
 def expect_free(asked: Asked) -> None:
@@ -144,5 +145,11 @@ def _option(asked: Asked, overrides: list[str]) -> tuple[str, ...]:
     """Overrides as the options of this command that set them."""
     import shlex
 
-    bare = Asked().with_overrides(overrides).args()[2:]
-    return tuple(map(shlex.quote, bare))
+    paths = {text.partition("=")[0] for text in overrides}
+    kept = {
+        flag: word
+        for flag, word in asked.parts.items()
+        if ":" in word and f"{FLAGS[flag]}.variant" in paths
+    }
+    args = Asked(kept).with_overrides(overrides).args()[2:]
+    return tuple(map(shlex.quote, args))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import WamkitError
 from ..check import check
-from ..hint_changes import Way, effective_ways, fixes_of
+from ..hint_changes import Way, effective_ways, fixes_of, is_mistyped
 from ..parts import KINDS, Conflict, Part
 from ..spec import parse_part
 
@@ -120,6 +120,8 @@ class Draft:
                     self.carried.discard(path)
                     yield left
                     return
+            if is_mistyped(conflict):
+                continue  # which value is meant, only the user knows
             ways = [way for way in fixes_of(conflict) if self._may_follow(way)]
             for way, changed in effective_ways(self.raw, ways):
                 trial = Draft(changed, self.typed)

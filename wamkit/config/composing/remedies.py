@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ...errors import Note, WamkitError
-from ..hint_changes import Way, apply_way, as_overrides, fixes_of
+from ..hint_changes import Way, apply_way, as_overrides, fixes_of, is_mistyped
 from ..parts import KINDS, Conflict
 from .candidates import candidates
 from .composition import Composition, compose_spec
@@ -67,8 +67,9 @@ def _find_ways(
 ) -> Iterator[tuple[Way, Draft, list[Conflict]]]:
     """Changes that remove `conflict` and add none: what hints say, then other parts."""
     helped = False
-    for way in chain(fixes_of(conflict), _exchanges(draft, conflict)):
-        if helped and way not in fixes_of(conflict):
+    hinted = fixes_of(conflict)
+    for way in chain(hinted, _exchanges(draft, conflict)):
+        if way not in hinted and (helped or is_mistyped(conflict)):
             return  # other parts are tried only where the hint does not help
         try:
             trial = Draft(apply_way(draft.raw, way), draft.typed | {path for path, _ in way})
