@@ -33,6 +33,25 @@ def complete_part_setting(ctx: typer.Context, incomplete: str) -> list[str]:
     return filter_prefix(_keys(cls, "", incomplete), incomplete)
 
 
+def complete_axis(ctx: typer.Context, incomplete: str) -> list[str]:
+    """`KEY=VALUE,VALUE,...` of a spec, or of the training settings behind `train.`."""
+    key, equals, values = incomplete.partition("=")
+    given = values.rpartition(",")[0] + "," if "," in values else ""
+    typed = f"{key}{equals}{values.removeprefix(given)}"
+    if key.startswith("train."):
+        found = [f"train.{word}" for word in complete_training(typed.removeprefix("train."))]
+    else:
+        names = (f"{kind}={name}" for kind in KINDS for name in registry().names(kind))
+        found = filter_prefix([*names, "train.", *_settings(_tables(ctx), typed)], typed)
+    lead = f"{key}{equals}"
+    used = given.split(",")
+    return [
+        f"{lead}{given}{word.removeprefix(lead)}" if given else word
+        for word in found
+        if not given or word.removeprefix(lead) not in used
+    ]
+
+
 def complete_training(incomplete: str) -> list[str]:
     """`KEY=VALUE` of the settings of training."""
     from ..train.config import TrainConfig

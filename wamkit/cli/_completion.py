@@ -81,6 +81,38 @@ def name_completion(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def complete_gpu(incomplete: str) -> list[str]:
+    """The devices whose peaks are known."""
+    from ..train.devices import PEAKS
+
+    return filter_prefix(PEAKS, incomplete)
+
+
+def complete_gpu_or_here(incomplete: str) -> list[str]:
+    """The same, and the word for this machine."""
+    return [*complete_gpu(incomplete), *filter_prefix(["here"], incomplete)]
+
+
+def complete_paradigm_or_all(incomplete: str) -> list[str]:
+    """The paradigms, and the word for every one."""
+    return filter_prefix([*registry().names("paradigm"), "all"], incomplete)
+
+
+def complete_layout(incomplete: str) -> list[str]:
+    """How views may share a canvas."""
+    from ..config.cameras import CameraConfig
+    from ..config.mistakes import allowed_values
+
+    known = allowed_values(CameraConfig.model_fields["layout"].annotation)
+    return filter_prefix(map(str, known), incomplete)
+
+
+def complete_weighted(incomplete: str) -> list[str]:
+    """`KIND:NAME` of a part that has weights."""
+    kinds = [kind for kind in KINDS if kind != "paradigm"]
+    return filter_prefix((f"{k}:{n}" for k in kinds for n in registry().names(k)), incomplete)
+
+
 def complete_swap(incomplete: str) -> list[str]:
     """`KIND=NAME[:VARIANT]`."""
     kind, equals, name = incomplete.partition("=")

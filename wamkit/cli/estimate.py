@@ -9,6 +9,7 @@ import typer
 
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu, show_acting
+from ._completion import complete_gpu_or_here
 from ._folding import brief, duration
 from ._options import Json, Overrides, Specs, TrainConfigFile, TrainSettings
 from ._output import FOUND, emit, note, say, show_table, spinner, table
@@ -36,7 +37,8 @@ def command(
         list[str] | None,
         typer.Option(
             help="Such as h100, h200, a100, b200, l40s, rtx4090: its peak and memory. With --act "
-            "may be repeated; `here` measures this machine's CPU."
+            "may be repeated; `here` measures this machine's CPU.",
+            autocompletion=complete_gpu_or_here,
         ),
     ] = None,
     batch: Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu
+from ._completion import complete_gpu
 from ._folding import brief
 from ._options import Json, Overrides, Quantize, Specs, TrainConfigFile, TrainSettings
 from ._output import FOUND, emit, note, say, show_table, spinner, table
@@ -30,7 +31,10 @@ def command(
         str | None, typer.Option(metavar="SIZE", help="Of each device, such as 24GB.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="Such as h100 or rtx4090, in place of its memory.")
+        str | None,
+        typer.Option(
+            help="Such as h100 or rtx4090, in place of its memory.", autocompletion=complete_gpu
+        ),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="To train on.")] = 1,
     batch: Annotated[

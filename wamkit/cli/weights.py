@@ -15,6 +15,7 @@ from ..config.registry import registry
 from ..config.spec import override, parse_part
 from ..errors import WamkitError
 from ..policy.build import fetch_configs
+from ._completion import complete_weighted
 from ._folding import unbroken
 from ._options import Json, Overrides
 from ._output import emit, note, say, show_table, spinner, table
@@ -45,7 +46,12 @@ def command(
     action: Annotated[Action, typer.Argument(help="Inspect a file, or convert it.")],
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A file, or a folder with shards.")],
     part: Annotated[
-        str | None, typer.Option(metavar="KIND:NAME", help="The part that the weights belong to.")
+        str | None,
+        typer.Option(
+            metavar="KIND:NAME",
+            help="The part that the weights belong to.",
+            autocompletion=complete_weighted,
+        ),
     ] = None,
     overrides: Overrides = None,
     like: Annotated[

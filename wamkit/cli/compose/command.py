@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from ...errors import WamkitError
-from .._completion import complete_folder, complete_spec, complete_swap, part_completion
+from .._completion import (
+    complete_folder,
+    complete_layout,
+    complete_spec,
+    complete_swap,
+    part_completion,
+)
 from .._options import Column, Json, Overrides
 from .asked import Asked
 from .report import expect_free, finish
@@ -41,7 +47,10 @@ def command(
         ),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="How views share a canvas, such as side_by_side.")
+        str | None,
+        typer.Option(
+            help="How views share a canvas, such as side_by_side.", autocompletion=complete_layout
+        ),
     ] = None,
     actions: Annotated[
         list[str] | None,

@@ -13,6 +13,8 @@ from ...config.registry import registry
 from ...config.seeds import MOST, expect_seed
 from ...errors import SpecError, WamkitError
 from ...files import plots
+from .._completion import complete_paradigm_or_all
+from .._env_options import complete_environment
 from .._options import Json
 from .._output import FOUND, console, emit, note, say, show_table, table
 
@@ -28,7 +30,12 @@ BASELINES = ("random", "expert")
 def command(
     out: Annotated[Path, typer.Option(help="Folder of all that is made.")] = Path("demo"),
     task: Annotated[
-        str, typer.Option(metavar="NAME:TASK", help="A task of Meta-World that has an expert.")
+        str,
+        typer.Option(
+            metavar="NAME:TASK",
+            help="A task of Meta-World that has an expert.",
+            autocompletion=complete_environment,
+        ),
     ] = "metaworld:button-press-topdown-v3",
     episodes: Annotated[int, typer.Option(min=2, help="Demonstrations to learn from.")] = 60,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1500,
@@ -39,7 +46,9 @@ def command(
     paradigm: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="How it acts; `all` trains and compares every one installed."
+            metavar="NAME",
+            help="How it acts; `all` trains and compares every one installed.",
+            autocompletion=complete_paradigm_or_all,
         ),
     ] = None,
     quick: Annotated[

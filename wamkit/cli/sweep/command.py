@@ -9,6 +9,7 @@ import typer
 
 from ...files.durable import as_not_written, make_folder
 from ...files.locking import lock
+from .._complete_keys import complete_axis
 from .._options import Json, Overrides, Source
 from .._output import FOUND, INTERRUPTED, emit, note, say
 from .._sources import resolve_source
@@ -33,6 +34,7 @@ def command(
             metavar="KEY=VALUE,...",
             help="A key and its values, such as schedules.action.steps=1,5 or paradigm=joint,idm; "
             "train.KEY is a training setting; may be repeated.",
+            autocompletion=complete_axis,
         ),
     ],
     zipped: Annotated[
