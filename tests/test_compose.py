@@ -110,6 +110,22 @@ def test_a_value_like_no_other_is_fixed_by_those_of_the_same_part(wamkit: Run) -
     assert code == 1 and "fixed by: --backbone wan:" in err and "--backbone ltx" not in err
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--swap", "backbone=toy", "--swap", "backbone=wan"],
+        ["--backbone", "toy", "--swap", "backbone=wan"],
+        ["--text", "bytes", "--swap", "text_encoder=bytes"],
+        ["--swap", "text=bytes", "--swap", "text_encoder=hash"],
+    ],
+)
+def test_a_kind_that_is_named_twice_is_refused(wamkit: Run, args: list[str]) -> None:
+    code, _, err = wamkit("compose", "--like", FASTWAM, *args)
+    kind = "backbone" if "backbone" in args[-1] else "text_encoder"
+    assert code == 2 and f"both name the {kind}" in err and "leave one of them out" in err
+    assert " ".join(args[:2]) in err and " ".join(args[2:]) in err
+
+
 def test_json_has_a_version_the_choices_and_the_text(wamkit: Run) -> None:
     code, out, _ = wamkit("compose", "--backbone", "toy", "--json")
     printed = json.loads(out)
