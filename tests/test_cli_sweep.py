@@ -17,6 +17,7 @@ import pytest
 from specs import TOY
 
 from wamkit.cli.sweep import execution, records, runs
+from wamkit.cli.sweep.cells import counts_line
 from wamkit.cli.sweep.grid import Axis, axes_of, points_of, short_names, split_values
 from wamkit.cli.sweep.records import Record
 from wamkit.config.spec import parse, read
@@ -119,11 +120,11 @@ def test_refused_cells_are_listed_with_reasons_and_the_others_go_on(
     wamkit: Run, toy: Path, tmp_path: Path, calls: list[Any]
 ) -> None:
     out = tmp_path / "sweep"
-    vary = ("--vary", "paradigm=joint,nosuch,single_pass", "--vary", "state.size=2,3")
+    vary = ("--vary", "paradigm=joint,image_edit,single_pass", "--vary", "state.size=2,3")
     code, text, _ = wamkit("sweep", toy, *vary, "--run", "bench", "--out", out)
     assert code == 0 and text.startswith("6 cells: 4 fit, 2 do not\n")
-    assert "refused: paradigm=nosuch, size=2; paradigm=nosuch, size=3" in text
-    assert "no paradigm is called 'nosuch'" in text and "hint: " in text
+    assert "refused: paradigm=image_edit, size=2; paradigm=image_edit, size=3" in text
+    assert "hint: " in text
     states = [cell["state"] for cell in cells(out, "bench")]
     assert states == ["done", "done", "refused", "refused", "done", "done"]
     assert len(calls) == 4 and {verb for verb, _ in calls} == {"bench"}
@@ -133,7 +134,30 @@ def test_refused_cells_are_listed_with_reasons_and_the_others_go_on(
         parse(read(folder / "spec.toml")).dump()
         == parse(read(toy, ["paradigm=joint", "state.size=3"])).dump()
     )
-    assert not (out / "paradigm=nosuch_size=2").exists()
+    assert not (out / "paradigm=image_edit_size=2").exists()
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ("paradigm=joint,nosuch", "no paradigm is called 'nosuch'"),
+        ("paradigm.name=joint,jiont", "did you mean 'joint'?"),
+        ('backbone=toy,{name="tyo"}', "did you mean 'toy'?"),
+        ("vae.adapter=none,linaer", "did you mean 'linear'?"),
+    ],
+)
+def test_a_value_that_nothing_admits_is_an_error_and_no_refused_cell(
+    wamkit: Run, toy: Path, tmp_path: Path, vary: str, message: str
+) -> None:
+    out = tmp_path / "out"
+    code, text, err = wamkit("sweep", toy, "--vary", vary, "--out", out)
+    assert code == 2 and message in err and not text and not out.exists()
+
+
+def test_counts_of_cells_are_said_in_the_singular_too() -> None:
+    assert counts_line(1, 1) == "1 cell: 1 fits"
+    assert counts_line(1, 0) == "1 cell: 0 fit, 1 does not"
+    assert counts_line(6, 4) == "6 cells: 4 fit, 2 do not"
 
 
 def test_a_sweep_that_only_checks_runs_nothing(

@@ -111,7 +111,7 @@ def test_plan_reports_that_it_fits(wamkit: Sampler) -> None:
     assert code == 0 and "it fits into 80 GB" in out
     assert " on 2 x h100 at 40% of the peak" in out and "moments of AdamW" in out
     assert not {"0.0", "0.00", "0"} & set(out.split())
-    assert "room for 10% more" in out and "1000 steps, float32, ddp" in out and not err
+    assert "room for 10% more" in out and "1,000 steps, float32, ddp" in out and not err
     code, out, _ = wamkit("estimate", TOY, *args, "--json")
     report = json.loads(out)
     assert code == 0 and report["fits"] and report["total"] == sum(report["memory"].values())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WamkitError, did_you_mean
-from ._folding import brief
+from ._folding import brief, counted
 from ._output import emit, note, say, show_table, spinner, table
 from ._sources import resolve_source
 from .check import specs_of
@@ -114,8 +114,9 @@ def _draw(one: Estimate, devices: Sequence[str]) -> None:
     shares = ", ".join(f"{kind} {brief(size / 1e9)}" for kind, size in parts.weights.items())
     say(f"weights in {parts.precision}, GB: {shares}")
     say(
-        f"a chunk: {parts.passes} passes, {brief(parts.operations / 1e12)} TFLOP, "
-        f"{brief(parts.bytes_moved / 1e9)} GB moved in {parts.precision}"
+        f"a chunk: {counted(parts.passes, 'pass', 'passes')}, "
+        f"{brief(parts.operations / 1e12)} TFLOP, {brief(parts.bytes_moved / 1e9)} GB moved "
+        f"in {parts.precision}"
     )
     for precision, why in one.unsupported.items():
         note(f"{precision}: {why}")

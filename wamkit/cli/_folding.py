@@ -113,6 +113,11 @@ def duration(seconds: float) -> str:
     return f"{brief(seconds)} seconds"
 
 
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """A number of things: `1 cell`, `2 cells`, `2 passes` with `several`."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+
+
 def count(value: int) -> str:
     """A whole number, with every digit; long ones have commas."""
     return f"{value:,}" if abs(value) >= 100_000 else str(value)

@@ -15,7 +15,7 @@ from ..files.durable import write_bytes, write_text
 from ._completion import complete_folder
 from ._convert import ImageFormat, convert_files
 from ._env_options import EnvSettings
-from ._folding import duration, unbroken
+from ._folding import counted, duration, unbroken
 from ._options import Column, Json, Overrides, Tolerance
 from ._output import FOUND, console, emit, note, say, show_table, spinner, table
 
@@ -209,7 +209,7 @@ def _show(recording: LeRobotFolder, out: Path | None, tolerance: float, json: bo
             f"{len(episodes)} episode{'s' * (len(episodes) != 1)} of {each}, {frames:,} "
             f"frames at {recording.fps:g} a second, {duration(frames / recording.fps)}"
         )
-        say(f"{len(files)} files, {size:,} bytes")
+        say(f"{counted(len(files), 'file')}, {counted(size, 'byte')}")
         say()
         made = table("feature", "dtype", "shape", "names", keep=("feature", "dtype", "shape"))
         for name, feature in recording.features.items():

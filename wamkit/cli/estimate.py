@@ -10,7 +10,7 @@ import typer
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu, show_acting
 from ._completion import complete_gpu_or_here
-from ._folding import brief, duration
+from ._folding import brief, counted, duration
 from ._options import Json, Overrides, Specs, TrainConfigFile, TrainSettings
 from ._output import FOUND, emit, note, say, show_table, spinner, table
 from ._sources import resolve_source
@@ -140,9 +140,9 @@ def _assumed(chosen: TrainConfig, devices: int, utilization: float, latents: boo
     from ..train.plan import MARGIN
 
     return [
-        f"batch {chosen.batch_size} on {devices} device{'s' * (devices > 1)}, "
-        f"{chosen.gradient_accumulation_steps} passes an update, {chosen.steps} steps, "
-        f"{chosen.precision}, {chosen.parallelism}",
+        f"batch {chosen.batch_size} on {counted(devices, 'device')}, "
+        f"{counted(chosen.gradient_accumulation_steps, 'pass', 'passes')} an update, "
+        f"{counted(chosen.steps, 'step')}, {chosen.precision}, {chosen.parallelism}",
         f"{utilization:.0%} of the peak is reached; the VAE's latents are "
         + ("stored beforehand" if latents else "computed in every step"),
         "exact: weights, gradients, moments, operations; approximate: activations, which are what "

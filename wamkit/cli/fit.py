@@ -10,7 +10,7 @@ import typer
 from ..errors import WamkitError
 from ._acting import expect_divisible, known_gpu
 from ._completion import complete_gpu
-from ._folding import brief
+from ._folding import brief, counted
 from ._options import Json, Overrides, Quantize, Specs, TrainConfigFile, TrainSettings
 from ._output import FOUND, emit, note, say, show_table, spinner, table
 from ._sources import resolve_source
@@ -86,9 +86,9 @@ def command(
         "more, for kernels' workspaces, the context of CUDA and fragments",
         f"acting: {observations} observation{'s' * (observations > 1)} at once, in mode eager; see "
         "`wamkit estimate --act`",
-        f"training: batch {chosen.batch_size} on {devices} device{'s' * (devices > 1)}, "
-        f"{chosen.gradient_accumulation_steps} passes an update, {chosen.precision}, "
-        f"{chosen.parallelism}; memory does not depend on the number of steps",
+        f"training: batch {chosen.batch_size} on {counted(devices, 'device')}, "
+        f"{counted(chosen.gradient_accumulation_steps, 'pass', 'passes')} an update, "
+        f"{chosen.precision}, {chosen.parallelism}; memory does not depend on the number of steps",
         "training: prompts are precomputed (`wamkit precompute text`), so that the text encoder is "
         "left out; precomputed latents save time and no memory, since the VAE stays loaded",
         "options are those of `act`, `estimate` and `train`; --devices N is torchrun "

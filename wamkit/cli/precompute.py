@@ -14,7 +14,7 @@ from ..errors import WamkitError
 from ..files.paths import read_text
 from ..files.placeholders import refuse_placeholder
 from ._completion import complete_folder
-from ._folding import unbroken
+from ._folding import counted, unbroken
 from ._options import Column, Device, Json, Overrides, Spec, Tolerance
 from ._output import console, emit, say
 from ._sources import resolve_source
@@ -169,7 +169,7 @@ def _pickled(spec: PolicySpec, file: Path, out: Path, json: bool) -> None:
     if json:
         emit({"out": str(out), "encoded": len(found), "prompts": len(found)})
         return
-    say(f"wrote {unbroken(out)}: {len(found)} instructions of {unbroken(file)}")
+    say(f"wrote {unbroken(out)}: {counted(len(found), 'instruction')} of {unbroken(file)}")
     say(f'now set text_encoder.embeddings_file = "{out}"', whole=True)
 
 

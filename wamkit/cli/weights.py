@@ -16,7 +16,7 @@ from ..config.spec import override, parse_part
 from ..errors import WamkitError
 from ..policy.build import fetch_configs
 from ._completion import complete_weighted
-from ._folding import unbroken
+from ._folding import counted, unbroken
 from ._options import Json, Overrides
 from ._output import emit, note, say, show_table, spinner, table
 
@@ -175,4 +175,4 @@ def _convert(
         emit({"out": str(out), "tensors": count, "bytes": size})
         return
     note("every tensor found its place")
-    say(f"wrote {unbroken(out)}: {count} tensors, {size:,} bytes")
+    say(f"wrote {unbroken(out)}: {counted(count, 'tensor')}, {counted(size, 'byte')}")

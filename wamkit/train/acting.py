@@ -150,8 +150,8 @@ def assumptions(spec: PolicySpec, batch: int, one: Footprint) -> tuple[str, ...]
     steps = ", ".join(f"{part} {flow.steps}" for part, flow in spec.schedules if flow is not None)
     found = [
         f"batch {batch}: cache and activations of one observation, times {batch}",
-        f"{one.passes} passes of the network a chunk; steps of the schedules: {steps} "
-        "(--set schedules.action.steps=N)",
+        f"{one.passes} {'pass' if one.passes == 1 else 'passes'} of the network a chunk; steps of "
+        f"the schedules: {steps} (--set schedules.action.steps=N)",
         "exact: bytes of weights, sizes of the KV cache and its buffers, operations of products",
         "approximate: activations are what is alive at the worst moment of mode eager; add the "
         "kernels' workspaces, the context of CUDA and fragments: `wamkit fit` asks for room for "

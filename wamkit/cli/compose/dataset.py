@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from ...errors import WamkitError
+from .._folding import counted
 from .._output import note
 
 IMAGES = "observation.images."
@@ -40,8 +41,8 @@ def facts_of(
     if columns.state in found.features:
         values["state.size"] = prod(found.features[columns.state].shape)
     robot = found.info.get("robot_type") or "unknown"
-    size = f"{len(labels)} actions, a state of {values.get('state.size', 0)}"
-    note(f"{folder}: robot {robot}, {len(views)} cameras, {size}, {found.fps:g} Hz")
+    size = f"{counted(len(labels), 'action')}, a state of {values.get('state.size', 0)}"
+    note(f"{folder}: robot {robot}, {counted(len(views), 'camera')}, {size}, {found.fps:g} Hz")
     others = [f"--key-map {view}={key}" for view, key in views.items() if key != IMAGES + view]
     others += [f"--key-map {k}={v}" for k, v in _unusual_columns(columns)]
     if others:

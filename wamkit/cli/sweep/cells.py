@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...config.check import check
-from ...config.parts import Conflict
+from ...config.hint_changes import is_mistyped
+from ...config.overrides import value_of
+from ...config.parts import KINDS, Conflict
+from ...config.registry import registry
 from ...config.runs import find, is_folder
 from ...config.spec import draft, parse, read
 from ...errors import Note, WamkitError
+from .._folding import counted
 from .._output import conflict_lines, note, say
-from .grid import Point
+from .grid import Axis, Point
 from .runs import RUN
 
 SHOWN = 8
@@ -81,6 +85,30 @@ def _tokens(spec: Any) -> int:
     return int(sum(spec.tokens().values()))
 
 
+def expect_known_values(axes: Sequence[Axis], cells: Sequence[Cell]) -> None:
+    """Raise WamkitError for a value that nothing admits: an unknown part, or a mistyped word.
+
+    A value that only some cells admit is none: what it fits is what a sweep is for.
+    """
+    for axis in axes:
+        kind = axis.key.removesuffix(".name")
+        for value in axis.values if kind in KINDS else ():
+            part = value_of(value)
+            name = part.get("name") if isinstance(part, Mapping) else part
+            if isinstance(name, str):
+                registry().get(kind, name)
+        for value in axis.values:
+            having = [cell for cell in cells if (axis.key, value) in cell.point.settings]
+            faults = [_fault(cell, axis.key) for cell in having]
+            if faults and (first := faults[0]) is not None and None not in faults:
+                raise WamkitError(f"--vary {axis.key}={value}: {first.why}", first.hint)
+
+
+def _fault(cell: Cell, key: str) -> Conflict | None:
+    """What a cell says of the word at a key, if none such may stand there."""
+    return next((c for c in cell.refused if c.between == (key,) and is_mistyped(c)), None)
+
+
 def refuse_missing(cells: Sequence[Cell]) -> list[Cell]:
     """The cells, of which those that lack something on this machine are refused too."""
     return [replace(c, refused=(*c.refused, *c.missing), missing=()) for c in cells]
@@ -108,6 +136,13 @@ def refuse_untrained(cells: Sequence[Cell], source: Path, out: Path) -> list[Cel
             cell = replace(cell, refused=(*cell.refused, why))
         found.append(cell)
     return found
+
+
+def counts_line(count: int, fitting: int) -> str:
+    """How many cells there are, fit, and do not."""
+    refused = count - fitting
+    fit = f"{counted(count, 'cell')}: {fitting} {'fits' if fitting == 1 else 'fit'}"
+    return fit + (f", {refused} {'does' if refused == 1 else 'do'} not" if refused else "")
 
 
 def report_refused(cells: Sequence[Cell]) -> None:

@@ -13,7 +13,14 @@ from .._complete_keys import complete_axis
 from .._options import Json, Overrides, Source
 from .._output import FOUND, INTERRUPTED, emit, note, say
 from .._sources import resolve_source
-from .cells import cells_of, refuse_missing, refuse_untrained, report_refused
+from .cells import (
+    cells_of,
+    counts_line,
+    expect_known_values,
+    refuse_missing,
+    refuse_untrained,
+    report_refused,
+)
 from .execution import result_of, run_cells
 from .grid import axes_of, points_of
 from .options import expect_options
@@ -71,14 +78,14 @@ def command(
     source = resolve_source(source)
     out = out or Path("out", f"sweep-{source.stem}")
     cells = cells_of(source, points, overrides or [], tiny="--tiny" in args)
+    expect_known_values(axes, cells)
     if verb != "check" and "--tiny" not in args:
         cells = refuse_missing(cells)
     if verb == "eval":
         cells = refuse_untrained(cells, source, out)
     fitting = [cell for cell in cells if not cell.refused]
     if not json:
-        refused = len(cells) - len(fitting)
-        say(f"{len(cells)} cells: {len(fitting)} fit" + (f", {refused} do not" if refused else ""))
+        say(counts_line(len(cells), len(fitting)))
         report_refused(cells)
     with as_not_written(out):
         make_folder(out)
