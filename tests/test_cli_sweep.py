@@ -182,12 +182,29 @@ def test_finished_cells_are_kept_and_a_wider_grid_adds_to_them(
     assert wamkit(*typed, *STEPS)[0] == 0 and len(calls) == 2
     _, text, err = wamkit(*typed, *STEPS)
     assert len(calls) == 2 and "1/2 steps=1: done before, chunk, ms = 4" in err and "9" in text
-    assert wamkit(*typed, "--vary", "schedules.action.steps=1,2,3")[0] == 0 and len(calls) == 3
-    code, _, err = wamkit(*typed, *STEPS, "--set", "seed=4")
+    wider = ("--vary", "schedules.action.steps=1,2,3")
+    assert wamkit(*typed, *wider)[0] == 0 and len(calls) == 3
+    code, _, err = wamkit(*typed, *wider, "--set", "seed=4")
     assert code == 2 and len(calls) == 3
-    assert "steps=1, steps=2 hold results of bench with another spec or other options" in err
-    code, _, err = wamkit(*typed, *STEPS, "--", "--iters", "5")
+    assert "steps=3 hold results of bench with another spec or other options" in err
+    code, _, err = wamkit(*typed, *wider, "--", "--iters", "5")
     assert code == 2 and "choose another --out" in err
+
+
+def test_results_of_another_grid_are_not_replaced(
+    wamkit: Run, toy: Path, tmp_path: Path, calls: list[Any]
+) -> None:
+    out = tmp_path / "out"
+    typed = ("sweep", toy, "--run", "bench", "--out", out)
+    assert wamkit(*typed, *STEPS)[0] == 0
+    before = {file.name: file.read_bytes() for file in out.glob("bench.*")}
+    for vary in ("schedules.action.steps=2,3", "state.size=2,3"):
+        code, _, err = wamkit(*typed, "--vary", vary)
+        assert code == 2 and "results of another grid" in err and "steps=1" in err
+        assert "choose another --out" in err
+    assert len(calls) == 2
+    assert before == {file.name: file.read_bytes() for file in out.glob("bench.*")}
+    assert wamkit("sweep", toy, "--vary", "state.size=2,3", "--out", out)[0] == 0  # it only checks
 
 
 def test_a_cell_that_failed_is_reported_and_run_again(

@@ -25,7 +25,7 @@ from .execution import result_of, run_cells
 from .grid import axes_of, points_of
 from .options import expect_options
 from .records import write_spec
-from .results import as_data, write_results
+from .results import as_data, expect_all_kept, write_results
 
 EXAMPLE = (
     "wamkit sweep examples/toy.toml --vary schedules.action.steps=1,2,5,10 --run bench "
@@ -66,8 +66,8 @@ def command(
 
     Combinations that do not fit are listed first, with reasons and fixes; the others run, each in a
     folder of its own with its spec.toml. The same command goes on where it was interrupted and
-    keeps what is finished. At the end DIR holds a table, a figure and the results as JSON, such as
-    train.md, train.svg and train.json.
+    keeps what is finished, and a wider grid adds to it. At the end DIR holds a table, a figure and
+    the results as JSON, such as train.md, train.svg and train.json.
 
     --run eval plays what --run train made in the same DIR, or varies a saved policy.
     """
@@ -90,6 +90,7 @@ def command(
     with as_not_written(out):
         make_folder(out)
     with lock(out, "choose another --out"):
+        expect_all_kept(out, verb, cells)
         for cell in fitting:
             write_spec(out / cell.point.folder, cell.spec or {})
         if verb == "check":

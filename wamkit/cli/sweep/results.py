@@ -12,6 +12,7 @@ from ...errors import WamkitError
 from ...files import strict_json
 from ...files.durable import write_text
 from ...files.printable import escape_markdown
+from ...files.shards import few
 from .._folding import brief
 from .._output import note, show_table, table
 from .cells import Cell
@@ -126,6 +127,28 @@ def as_data(
             for result in results
         ],
     }
+
+
+def expect_all_kept(out: Path, verb: str, cells: Sequence[Cell]) -> None:
+    """Raise WamkitError if VERB.json of `out` has measured cells that are not among `cells`.
+
+    The results are written anew, so these would be gone from the table, the figure and the JSON.
+    """
+    file = out / f"{verb}.json"
+    if verb == "check" or not file.is_file():
+        return
+    try:
+        found = strict_json.read(file, "remove it")["cells"]
+        lost = [c for c in found if c["state"] == "done"]
+        folders = {cell.point.folder for cell in cells}
+        names = [str(c["folder"]) for c in lost if c["folder"] not in folders]
+    except (WamkitError, KeyError, TypeError):
+        return  # no results of a sweep
+    if names:
+        raise WamkitError(
+            f"{file} has results of another grid, which these would replace: {few(names, 4)}",
+            "choose another --out, or vary those values too: finished cells do not run again",
+        )
 
 
 def write_results(
