@@ -103,6 +103,22 @@ def test_differences_name_keys_and_take_an_exchanged_part_as_one() -> None:
     assert differences(a, a) == []
 
 
+def test_of_an_exchanged_part_only_the_keys_that_differ_are_listed(
+    wamkit: Run, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / "fastwam.toml").read_text()
+    other = tmp_path / "other.toml"
+    other.write_text(text.replace('name = "umt5-xxl"', 'name = "t5-xxl"'))
+    args = ("diff", EXAMPLES / "fastwam.toml", other)
+    code, out, _ = wamkit(*args)
+    assert code == 0 and "umt5-xxl" in out and "t5-xxl" in out and "1 difference" in out
+    assert "prompt_template" not in out and "max_length" not in out
+    (found,) = json.loads(wamkit(*args, "--json")[1])["differences"]
+    assert found["key"] == "text_encoder" and found["block"]
+    assert found["a"]["name"] == "umt5-xxl" and found["b"]["name"] == "t5-xxl"
+    assert not {"prompt_template", "embedding", "weights"} & (found["a"].keys() | found["b"].keys())
+
+
 def test_diff_compares_what_the_policies_see(wamkit: Run, tmp_path: Path) -> None:
     code, out, _ = wamkit("diff", IDM, JOINT)
     assert code == 0 and out.splitlines()[0].split() == ["key", "fastwam_idm", "fastwam_joint"]

@@ -32,8 +32,8 @@ def command(
     """Print what differs between two specs: key, value in the first, value in the second.
 
     Both are resolved before: bases are merged in and defaults written out, so that a value which
-    only one of them spells is no difference. A part with another name counts as one: its table is
-    printed as the specs write it, and whole with --json.
+    only one of them spells is no difference. A part with another name counts as one: of its keys,
+    those that differ are printed as far as the specs write them, and all of them with --json.
     """
     (tables_a, whole_a), (tables_b, whole_b) = (
         resolve_tables(path, overrides or ()) for path in (a, b)
@@ -55,10 +55,12 @@ def command(
 
 
 def _cells(each: Difference, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    """Both values as TOML; of tables, what the specs write of them, a line for each key or item."""
+    """Both values as TOML; of tables, what differs and is written, a line for each key or item."""
     for value, tables in ((each.a, a), (each.b, b)):
         if isinstance(value, Mapping | list):
             raw = _value_at(tables, each.key)
+            if isinstance(raw, Mapping) and isinstance(value, Mapping) and each.block:
+                raw = {key: inner for key, inner in raw.items() if key in value}
             value = value if raw is None else raw
         yield _cell(value)
 

@@ -14,7 +14,7 @@ class Difference:
     key: str
     """Dotted path, as for `--set`."""
     a: Any
-    """Value in the first spec; a whole table if the block differs; None if there is none."""
+    """Value in the first spec; of a block what differs in it; None if there is none."""
     b: Any
     """The same in the second."""
     block: bool = False
@@ -29,7 +29,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], place: str = "") -> 
 def _differences(a: Any, b: Any, place: str) -> Iterator[Difference]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.get("name") != b.get("name") and "name" in a and "name" in b and place:
-            yield Difference(place, dict(a), dict(b), block=True)
+            yield Difference(place, _beyond(a, b), _beyond(b, a), block=True)
             return
         for key in [*a, *(key for key in b if key not in a)]:
             yield from _differences(a.get(key), b.get(key), f"{place}.{key}" if place else key)
@@ -38,6 +38,15 @@ def _differences(a: Any, b: Any, place: str) -> Iterator[Difference]:
             yield from _differences(one, other, f"{place}.{index}")
     elif type(a) is not type(b) or a != b:
         yield Difference(place, a, b, block=isinstance(a, Mapping) or isinstance(b, Mapping))
+
+
+def _beyond(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `a` is not the same in `b`."""
+    return {
+        key: value
+        for key, value in a.items()
+        if key not in b or next(_differences(value, b[key], key), None) is not None
+    }
 
 
 def _lists_of_tables(a: Any, b: Any) -> bool:
