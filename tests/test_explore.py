@@ -368,6 +368,16 @@ def test_what_cannot_be_written_or_read_is_refused(wamkit: Run, tmp_path: Path) 
     assert code == 2 and "no spec at" in message
 
 
+def test_a_page_is_made_anew_and_no_other_file_is_replaced(wamkit: Run, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("<title>mine</title>")
+    code, _, message = wamkit("explore", "--out", out)
+    assert code == 2 and "exists, and is no page of `wamkit explore`" in message
+    assert "--force" in message and out.read_text() == "<title>mine</title>"
+    assert wamkit("explore", "--out", out, "--force")[0] == 0 and out.stat().st_size > 10**5
+    assert wamkit("explore", "--out", out)[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_page_is_served_until_a_signal(number: int) -> None:
     command = [sys.executable, "-m", "wamkit", "explore", "--serve"]

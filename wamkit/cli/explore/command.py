@@ -15,6 +15,8 @@ from .._sources import resolve_source
 EXAMPLE = "wamkit explore examples/fastwam.toml --out wamkit-explore.html"
 
 OUT = Path("wamkit-explore.html")
+MARK = b"<title>wamkit explore"
+"""What a page begins with; one that is there is made anew."""
 
 
 def command(
@@ -29,6 +31,9 @@ def command(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Where --serve listens; 0 is any free port.")
     ] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file that is no page of this verb.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a page to explore what fits with what: parts, reasons, attention, one call, its cost.
@@ -41,6 +46,8 @@ def command(
     file = out or OUT
     if file.suffix not in {".html", ".htm"}:
         raise WamkitError(f"{file} is not .html", "choose a name that ends in .html")
+    if not serve and not force:
+        _expect_free(file)
     from .data import page_data
     from .page import page
 
@@ -58,6 +65,20 @@ def command(
         emit({"page": str(file), "bytes": len(text.encode())})
     else:
         say(f"wrote {file}", whole=True)
+
+
+def _expect_free(file: Path) -> None:
+    """Raise WamkitError if there is something at `file` that this verb did not write."""
+    if not file.exists():
+        return
+    if file.is_file():
+        with file.open("rb") as found:
+            if MARK in found.read(2**16):
+                return
+    raise WamkitError(
+        f"{file} exists, and is no page of `wamkit explore`",
+        "choose another --out, or replace it with --force",
+    )
 
 
 def _serve(text: str, port: int) -> None:
