@@ -120,6 +120,21 @@ def test_a_base_lies_relative_to_the_file_that_names_it(
     assert read(inner / "mine.toml") == read(folder / "base.toml")
 
 
+def test_a_base_may_be_named_by_its_whole_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    for path in (folder / "base.toml", "~/base.toml"):
+        (other / "mine.toml").write_text(f'extends = "{path}"\n')
+        assert read(other / "mine.toml") == read(folder / "base.toml")
+    (other / "mine.toml").write_text(f'extends = "{folder}/qqqq/zzz.toml"\n')
+    with pytest.raises(WamkitError, match="there is no such file") as error:
+        read(other / "mine.toml")
+    assert "name a spec that is there" in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("text", "what", "hint"),
     [

@@ -15,7 +15,7 @@ from .overrides import override
 from .parts import Conflict
 
 EXTENDS = "extends"
-"""The key of a spec that names its base, by a path relative to the file that says it."""
+"""The key of a spec that names its base, by a path relative to the file that says it, or whole."""
 UNSET = "unset"
 """The key of a spec with a base that lists what of the base does not hold, by dotted paths."""
 SUFFIX = ".toml"
@@ -134,6 +134,8 @@ def _base(named: Any, file: Path) -> tuple[Path, dict[str, Any]]:
     if not base.exists():
         near = [p.name for p in base.parent.glob(f"*{SUFFIX}") if p.name != file.name]
         hint = f"a path is relative to the folder of {file.name}: {file.absolute().parent}"
+        if expand_home(named).is_absolute():
+            hint = f"name a spec that is there, or one relative to {file.absolute().parent}"
         raise WamkitError(f"{lead}, and there is no such file", did_you_mean(base.name, near, hint))
     if not base.is_file() or base.suffix != SUFFIX:
         what = "is a folder" if base.is_dir() else f"is no {SUFFIX} file"
