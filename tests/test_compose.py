@@ -314,6 +314,35 @@ def test_of_a_mistyped_value_a_hint_says_which_is_meant() -> None:
     assert fixes_of(far) == [(("vae.adapter", "none"),), (("vae.adapter", 2),)]
 
 
+def test_comments_are_whole_sentences_about_the_value_that_is_written() -> None:
+    from wamkit.config.composing.document import spec_text
+
+    tables: dict[str, Any] = {"text_encoder": {"name": "t5-xxl"}, "vae": {"name": "wan2.2"}}
+    for padding, words in (("zeros", "hidden from T5, zero vectors"), ("mask", "as in LTX-Video")):
+        tables["text_encoder"]["padding"] = padding
+        above, line = _comment_of(spec_text(tables), "padding")
+        assert words in f"{above} {line}" and f"# {padding}:" not in f"{above} {line}"
+    tables["vae"] |= {"adapter": "none"}
+    assert _comment_of(spec_text(tables), "adapter") == ("", 'adapter = "none"')
+    tables["vae"] |= {"adapter": "linear"}
+    assert "back" in " ".join(_comment_of(spec_text(tables), "adapter"))
+    text = spec_text(composition_of(parts={"backbone": "wan"}).raw)
+    comments = [line.partition("#")[2] for line in text.splitlines() if "#" in line]
+    assert comments and not any(line.endswith("...") for line in comments)
+    assert text.count("(") == text.count(")")
+    assert max(map(len, (line for line in text.splitlines() if "#" in line))) <= 100
+
+
+def _comment_of(text: str, key: str) -> tuple[str, str]:
+    """What stands above a key as its comment, and its line."""
+    lines = text.splitlines()
+    (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{key} = ")]
+    above = place
+    while above and lines[above - 1].startswith("# "):
+        above -= 1
+    return " ".join(lines[above:place]), lines[place]
+
+
 def test_tables_are_written_as_toml_that_reads_back() -> None:
     raw = {
         "a": 1.5,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from ..errors import WamkitError
 from .documents import parse_toml
 
 WIDTH = 100
-"""Characters of a line, its comment included; a comment is cut to fit, a value never is."""
+"""Characters of a line, its comment included; a value may be longer, and is never cut."""
 COLUMN = 30
 """Where comments begin, if the value before them is that short."""
 
@@ -56,7 +57,7 @@ def _table(table: Mapping[str, Any], path: str, comment: Comment) -> Iterator[st
         if any(not _is_section(each, place) for each in value.values()) or not value:
             yield ""
             header = f"[{'.'.join(map(_key, place.split('.')))}]"
-            yield _with_comment(header, comment(place))
+            yield from _with_comment(header, comment(place))
         yield from _table(value, place, comment)
 
 
@@ -68,20 +69,23 @@ def _is_section(value: Any, path: str) -> bool:
 def _line(key: str, value: Any, path: str, comment: Comment) -> Iterator[str]:
     text = comment(path)
     if isinstance(value, list) and len(value) > 1 and all(isinstance(v, Mapping) for v in value):
-        yield _with_comment(f"{_key(key)} = [", text)
+        yield from _with_comment(f"{_key(key)} = [", text)
         yield from (f"    {inline(each)}," for each in value)
         yield "]"
     else:
-        yield _with_comment(f"{_key(key)} = {inline(value)}", text)
+        yield from _with_comment(f"{_key(key)} = {inline(value)}", text)
 
 
-def _with_comment(line: str, text: str) -> str:
+def _with_comment(line: str, text: str) -> Iterator[str]:
+    """A line with its comment behind it, or above it where there is no room."""
     room = WIDTH - max(COLUMN, len(line) + 2) - 2
-    if not text or room < 12:
-        return line
-    if len(text) > room:
-        text = text[: room - 4].rpartition(" ")[0].rstrip(",;:") + " ..."
-    return f"{line.ljust(COLUMN - 2)}  # {text}"
+    if not text:
+        yield line
+    elif len(text) <= room:
+        yield f"{line.ljust(COLUMN - 2)}  # {text}"
+    else:
+        yield from (f"# {part}" for part in wrap(text, WIDTH - 2))
+        yield line
 
 
 def _key(key: str) -> str:

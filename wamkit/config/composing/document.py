@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import WamkitError
@@ -18,7 +18,7 @@ def spec_text(raw: Mapping[str, Any], head: tuple[str, ...] = ()) -> str:
     """The spec as TOML with comments; `head` stands above it."""
 
     def comment(path: str) -> str:
-        return _sentence(_meaning(raw, path))
+        return _of_value(_meaning(raw, path), _value(raw, path))
 
     return toml_text(raw, comment, head)
 
@@ -51,7 +51,38 @@ def _inner(cls: Any, key: str) -> Any:
     return next(iter(models_in(field.annotation)), None) if field is not None else None
 
 
-def _sentence(text: str) -> str:
-    """The first sentence, without its period."""
-    plain = " ".join(text.replace("`", "").split())
-    return re.split(r"(?<=[.;])\s", plain, maxsplit=1)[0].rstrip(".;:")
+def _value(raw: Mapping[str, Any], path: str) -> Any:
+    found: Any = raw
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _of_value(text: str, value: Any) -> str:
+    """What a meaning says first; of words that are explained one by one, what it says of `value`.
+
+    Empty if it explains other words alone.
+    """
+    sentences = list(_sentences(" ".join(text.split())))
+    if not sentences or not isinstance(value, str):
+        return _plain(sentences[0]) if sentences else ""
+    own = [s for s in sentences if re.match(rf"`{re.escape(value)}`", s)]
+    if own:
+        return _plain(re.sub(rf"^`{re.escape(value)}`:\s*", "", own[0]))
+    return "" if re.match(r"`[^`]+`", sentences[0]) else _plain(sentences[0])
+
+
+def _plain(sentence: str) -> str:
+    return sentence.replace("`", "").rstrip(".;:")
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Sentences, cut at a period or semicolon that stands in no brackets."""
+    start = depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter in ".;" and depth <= 0 and text[place + 1 : place + 2] == " ":
+            yield text[start : place + 1]
+            start = place + 2
+    if text[start:]:
+        yield text[start:]
