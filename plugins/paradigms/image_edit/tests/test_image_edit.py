@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ from wamkit_image_edit import ImageEdit
 
 from wamkit import check
 from wamkit.config.registry import registry
-from wamkit.config.spec import PolicySpec
+from wamkit.config.spec import PolicySpec, parse, read
 from wamkit.engine.kv_cache import KVCache
 from wamkit.interfaces.types import ModelInputs, ModelOutput
 from wamkit.policy.policy import Policy
 from wamkit.policy.preprocessing import inference_inputs
 from wamkit.testing.fixtures import (
+    batch_of,
     noised_sample,
     observation,
     run_paradigm,
@@ -163,3 +165,21 @@ def test_any_other_number_of_frames_is_refused(frames: int) -> None:
     )
     right = found.hint.removeprefix("set video.num_frames = ").partition(",")[0]
     assert check(spec_for(f"video.num_frames={right}", backbone="wan")) == []
+
+
+@float64()
+def test_on_a_cross_attending_backbone_it_computes_what_single_pass_does() -> None:
+    # So the benchmark of paradigms trains the two to the same policy (benchmarks/RESULTS.md).
+    example = Path(__file__).parents[4] / "examples" / "metaworld.toml"
+    chunks, losses, gradients = [], [], []
+    for name in ("single_pass", "image_edit"):
+        policy = Policy.from_spec(parse(read(example, [f"paradigm.name={name}"])).fitted())
+        chunks.append(run_paradigm(policy).action)
+        losses.append(policy.loss(batch_of(policy.spec), seed=2).total)
+        losses[-1].backward()
+        gradients.append([x.grad for x in policy.parameters() if x.grad is not None])
+    same_values(*chunks)
+    same_values(*losses)
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for one, two in zip(*gradients, strict=True):
+        same_values(one, two)
