@@ -256,9 +256,9 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("protocol", ["auto", "roboarena", "starvla", "gr00t", *HTTP])
+@pytest.mark.parametrize("protocol", ["auto", "roboarena", "dreamzero", "starvla", "gr00t", *HTTP])
 def test_messages_of_any_form_are_refused_and_never_a_bug(protocol: str) -> None:
-    robot = ARM if protocol == "roboarena" else None
+    robot = ARM if protocol in ("roboarena", "dreamzero") else None
     found = robot_of(protocol, policy().spec, robot, {})
     server: Any = make_server(protocol, [policy(), "toy"], found)
     forms = [*ODD, *({key: odd} for key in PLACES for odd in ODD)]

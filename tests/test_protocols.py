@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 from protocols import ARM, IMAGE, STATE, WORDS, expected, remembering, served
 from websockets.sync.client import connect
 
@@ -45,8 +46,14 @@ def arena(**more: Any) -> dict[str, Any]:
     }
 
 
-def test_roboarena_is_greeted_with_its_configuration_and_answered_with_an_array() -> None:
-    with line("roboarena", ARM) as made:
+@pytest.mark.parametrize("protocol", ["roboarena", "dreamzero"])
+def test_roboarena_is_greeted_with_its_configuration_and_answered_as_its_clients_expect(
+    protocol: str,
+) -> None:
+    def actions_of(answer: Any) -> Any:
+        return answer["actions"] if protocol == "roboarena" else answer
+
+    with line(protocol, ARM) as made:
         assert unpack(made.recv(decode=False)) == {
             "image_resolution": None,
             "needs_wrist_camera": False,
@@ -56,11 +63,10 @@ def test_roboarena_is_greeted_with_its_configuration_and_answered_with_an_array(
             "action_space": "joint_position",
         }
         assert ask(made, {"endpoint": "reset"}) == "reset successful"
-        actions = ask(made, arena(seed=3))
-        same_values(actions, expected(3))
+        same_values(actions_of(ask(made, arena(seed=3))), expected(3))
         assert "endpoint 'act'" in ask(made, {"endpoint": "act"})
         assert "has no 'prompt'" in ask(made, {"endpoint": "infer"})
-        assert ask(made, arena()).shape == (8, 4)  # after an error, too
+        assert actions_of(ask(made, arena())).shape == (8, 4)  # after an error, too
 
 
 def test_starvla_gets_its_envelope() -> None:
@@ -99,7 +105,7 @@ def test_auto_tells_three_protocols_apart_by_the_first_message() -> None:
                 if name == "openpi":
                     assert "has no 'prompt'" in ask(made, {"observation/front": IMAGE})
     same_values(found["openpi"]["actions"], expected(1))
-    same_values(found["arena"], expected(1))
+    same_values(found["arena"]["actions"], expected(1))
     same_values(found["starvla"]["data"]["actions"][0], expected(1))
 
 

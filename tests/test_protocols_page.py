@@ -21,7 +21,7 @@ COMMANDS = re.findall(r"`(wamkit serve [^`]+)`", PAGE)
 def test_a_command_of_the_page_serves(line: str, wamkit: Any, monkeypatch: Any) -> None:
     served: list[str] = []
 
-    async def serve_shortly(server: Any, listener: Any, address: Any, signals: Any) -> None:
+    async def serve_shortly(server: Any, listener: Any, *_: Any) -> None:
         async with server.open(listener):
             served.append(server.protocol)
 

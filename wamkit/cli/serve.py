@@ -124,7 +124,15 @@ def command(
     ] = None,
     protocol: Annotated[
         Literal[
-            "openpi", "auto", "roboarena", "starvla", "gr00t", "cosmos-policy", "sglang", "vla-eval"
+            "openpi",
+            "auto",
+            "roboarena",
+            "dreamzero",
+            "starvla",
+            "gr00t",
+            "cosmos-policy",
+            "sglang",
+            "vla-eval",
         ],
         typer.Option(
             help="Protocol of the clients. auto tells openpi, RoboArena and starVLA apart by the "

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PROTOCOLS = {
     "openpi": "openpi",
     "auto": "openpi, RoboArena or starVLA, by the first message",
-    "roboarena": "RoboArena and DreamZero",
+    "roboarena": "RoboArena",
+    "dreamzero": "DreamZero, RoboArena's of before February 2026",
     "starvla": "starVLA",
     "gr00t": "Isaac GR00T N1.6 and N1.7, over ZeroMQ",
     "cosmos-policy": "Cosmos Policy, over HTTP",
@@ -35,6 +36,7 @@ PROTOCOLS = {
 _ADAPTERS = {
     "auto": ("auto", "AutoAdapter", "websockets"),
     "roboarena": ("roboarena", "RoboArenaAdapter", "websockets"),
+    "dreamzero": ("roboarena", "DreamZeroAdapter", "websockets"),
     "starvla": ("starvla", "StarVlaAdapter", "websockets"),
     "gr00t": ("gr00t", "Gr00tAdapter", "zeromq"),
     "cosmos-policy": ("cosmos_policy", "CosmosPolicyAdapter", "http"),

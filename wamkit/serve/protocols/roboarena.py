@@ -1,8 +1,9 @@
-"""RoboArena's protocol, which DreamZero's server speaks, too: openpi's codec with endpoints.
+"""RoboArena's protocol, and DreamZero's, an older form of it: openpi's codec with endpoints.
 
 The greeting says what the client is to send (`PolicyServerConfig`). A request has `endpoint`, infer
-or reset, and may have `session_id`; the reply to the first is the array of actions itself, to the
-second a text.
+or reset, and may have `session_id`; the reply to the second is a text. The reply to the first is a
+map with `actions` (github.com/robo-arena/roboarena, commit 6fa329f), for DreamZero's clients the
+array itself. Nothing in a request tells the two apart.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class RoboArenaAdapter(Adapter):
     def __init__(self, metadata: Mapping[str, Any], robot: BoundRobot) -> None:
         super().__init__(metadata, robot)
         space = next(iter(robot.actions.keys), "")
-        if self.name == "roboarena" and space not in SPACES:
+        if self.name != "auto" and space not in SPACES:
             raise WamkitError(
                 f"the first action of {robot.name} is {space!r}, and no action space of RoboArena",
                 f"call it {', '.join(SPACES[:-1])} or {SPACES[-1]} in a file of --robot",
@@ -69,9 +70,23 @@ class RoboArenaAdapter(Adapter):
         return Call(found, session=None if named is None else str(named)[:200])
 
     def encode(self, call: Call, reply: Mapping[str, Any]) -> Message:
-        """Actions [N, R], or the text after a reset."""
-        return pack(reply["actions"]) if reply else "reset successful"
+        """A map with actions [N, R], or the text after a reset."""
+        return pack(self.answer(reply["actions"])) if reply else "reset successful"
+
+    def answer(self, actions: Any) -> Any:
+        """What a client gets for an observation."""
+        return {"actions": actions}
 
     def refuse(self, call: Call | None, error: str) -> Message:
         """Clients take a text for an error."""
         return error
+
+
+class DreamZeroAdapter(RoboArenaAdapter):
+    """Messages of DreamZero: the reply is the array of actions."""
+
+    name = "dreamzero"
+
+    def answer(self, actions: Any) -> Any:
+        """The actions [N, R] as they are."""
+        return actions
