@@ -183,8 +183,8 @@ def _draw(
         verdict = "it fits" if made.fits else "it does not fit"
         if made.fits is None:
             verdict = "it is not known whether all of it fits"
-        size = f"{needed(made.total) / 1e9:.{digits}f}"
-        say(f"{verdict} into {made.limit / 1e9:.0f} GB: {MARGIN:.0%} more are {size} GB", "bold")
+        room = f"{needed(made.total) / 1e9:.{digits}f}"
+        say(f"{verdict} into {made.limit / 1e9:.0f} GB: {MARGIN:.0%} more are {room} GB", "bold")
     for part in made.left_out:
         note(part)
     say("assumed:")
