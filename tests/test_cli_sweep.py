@@ -143,7 +143,7 @@ def test_refused_cells_are_listed_with_reasons_and_the_others_go_on(
         ("paradigm=joint,nosuch", "no paradigm is called 'nosuch'"),
         ("paradigm.name=joint,jiont", "did you mean 'joint'?"),
         ('backbone=toy,{name="tyo"}', "did you mean 'toy'?"),
-        ("vae.adapter=none,linaer", "did you mean 'linear'?"),
+        ("vae.adapter=none,linera", "did you mean 'linear'?"),
     ],
 )
 def test_a_value_that_nothing_admits_is_an_error_and_no_refused_cell(

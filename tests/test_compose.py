@@ -90,7 +90,7 @@ def test_without_words_and_terminal_it_says_what_to_type(wamkit: Run) -> None:
     [
         ("--backbone ltx:0.9-9b", "--backbone ltx:0.9-2b"),
         ("--backbone ltx --set backbone.variant=0.9-9b", "--set 'backbone.variant=\"0.9-2b\"'"),
-        ("--backbone toy --set vae.adapter=linaer", "--set 'vae.adapter=\"linear\"'"),
+        ("--backbone toy --set vae.adapter=linera", "--set 'vae.adapter=\"linear\"'"),
     ],
 )
 def test_a_typo_is_fixed_by_the_value_that_is_meant_and_no_other_part(

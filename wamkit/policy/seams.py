@@ -66,9 +66,10 @@ class SeamSums:
     def smoothness(self) -> Smoothness:
         """The means; 0 where there is nothing."""
         pairs = zip(self.totals, self.counts, strict=True)
-        return Smoothness(
-            *(total / count if count else 0.0 for total, count in pairs), self.counts[0]
+        jump, jump_within, jerk, jerk_within = (
+            total / count if count else 0.0 for total, count in pairs
         )
+        return Smoothness(jump, jump_within, jerk, jerk_within, self.counts[0])
 
 
 class SeamMeter:

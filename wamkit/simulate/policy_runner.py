@@ -77,6 +77,9 @@ class RunningEpisode:
 class PolicyRunner:
     """Samples action chunks for episodes; `views`: policy view -> camera of the environment."""
 
+    prefix: str | None = None
+    """Mode of the prefix of a chunk that comes late; None without one."""
+
     def __init__(
         self,
         policy: Policy,

@@ -93,7 +93,7 @@ def test_every_other_suite_of_the_package_is_refused_for_what_it_lacks() -> None
             assert count and not lacking
             continue
         told = REFUSED[suite]
-        missing = {what for whats in lacking for what in whats}
+        missing = {what for files in lacking for what in files}
         assert ("no protocol" in told) == (count > 0 and not missing)
         assert all(words.get(what, what.removeprefix("asset:")) in told for what in missing)
         if 0 < len(lacking) < count:
