@@ -238,8 +238,10 @@ def test_a_data_set_says_what_the_robot_is(wamkit: Run, tmp_path: Path) -> None:
     folder = record(tmp_path / "cups", parse(read(ROOT / "examples" / "toy.toml")))
     out = tmp_path / "cups.toml"
     code, _, err = wamkit("compose", "--backbone", "toy", "--data", folder, "--out", out)
-    assert code == 0 and "robot example, 1 cameras, 4 actions" in err
-    raw = read(out)
+    assert code == 0 and "robot example, 1 camera, 4 actions" in err
+    raw, text = read(out), out.read_text()
+    assert f"Data: {folder}, of the robot example." in " ".join(text.split("\n# "))
+    assert "\n# Actions: " in text
     assert raw["cameras"]["views"] == [{"name": "front", "size": [48, 64]}]
     assert raw["actions"]["control_hz"] == 10
     assert sum(group["size"] for group in raw["actions"]["groups"]) == 4

@@ -77,6 +77,12 @@ class Asked:
         base = read(self.like) if self.like is not None else {}
         return Request(parts, values, self.settings, base, images)
 
+    def names(self) -> tuple[str, ...]:
+        """Comments about the robot and its values, of a data set; none without one."""
+        from .dataset import names_of
+
+        return () if self.data is None else names_of(self.data, self.key_map)
+
     def with_overrides(self, overrides: Iterable[str]) -> Asked:
         """The same with overrides: parts by their options, everything else by `--set`."""
         parts, swap, settings = dict(self.parts), list(self.swap), list(self.settings)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from math import prod
+from textwrap import wrap
 from typing import Any
 
-from ...errors import WamkitError
+from ...errors import WamkitError, printable
 from .._folding import counted
 from .._output import note
 
@@ -48,6 +49,18 @@ def facts_of(
     if others:
         note(f"train on it with {' '.join(others)}")
     return values, images
+
+
+def names_of(folder: str, key_map: Iterable[str] = ()) -> tuple[str, ...]:
+    """Lines that say which robot a data set is of, and what its values are called."""
+    from ...data.lerobot_format import Columns, LeRobotFolder
+
+    columns, found = Columns.of(key_map), LeRobotFolder(folder)
+    lines = [f"Data: {folder}, of the robot {found.info.get('robot_type') or 'unknown'}."]
+    for word, column in (("Actions", columns.action), ("State", columns.state)):
+        if column in found.features:
+            lines.append(f"{word}: {', '.join(found.features[column].labels)}.")
+    return tuple(line for long in lines for line in wrap(printable(long, lines=False), 98))
 
 
 def groups_by_name(labels: Sequence[str]) -> list[dict[str, Any]]:

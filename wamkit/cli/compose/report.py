@@ -39,7 +39,7 @@ def finish(asked: Asked, *, json: bool = False) -> None:
     if made.conflicts:
         _refuse(asked, made, find_remedy(request, made), json=json)
         raise typer.Exit(FOUND)
-    text = spec_text(made.raw, (f"Composed by: {asked.command()}",))
+    text = spec_text(made.raw, (f"Composed by: {asked.command()}", *asked.names()))
     spec = parse(made.raw)
     if asked.out is not None:
         with as_not_written(asked.out):
