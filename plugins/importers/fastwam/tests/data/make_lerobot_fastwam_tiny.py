@@ -3,6 +3,7 @@
 Run it with https://github.com/huggingface/lerobot (commit 7427f31) and wamkit installed:
 
     python make_lerobot_fastwam_tiny.py OUT.safetensors          record
+    python make_lerobot_fastwam_tiny.py --train RECORD OUT       record a step of its training
     python make_lerobot_fastwam_tiny.py --check DIR RECORD       load DIR by LeRobot's own classes
 
 `--check` loads the weights strictly and the two processors, and compares the actions with those of
@@ -10,6 +11,12 @@ the record. Configuration, network, normalization and both pipelines are LeRobot
 wamkit's `pixel_shuffle`, and the embeddings of the prompt are random, given as context: LeRobot
 would download both. Everything is float32. LeRobot needs Python 3.12; the record was made by 3.11,
 with its generic classes and type aliases in the older syntax and nothing else changed.
+
+`--train` loads the folder of the record and calls `FastWAMPolicy.forward` on a batch as LeRobot's
+data sets have it, of smaller images, which its preprocessor made ready. The draws are LeRobot's,
+kept as they are drawn; the first frame's noise is left out, as the observed frame takes its place.
+`image_is_pad` is what the class reads; LeRobot's data sets name it otherwise, and it goes unread.
+Levels under `rounded/` are those of actions in bfloat16; latents of LeRobot are always float32.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
@@ -162,11 +170,13 @@ def record(out: str) -> None:
     print(f"{out}: {len(state)} tensors, {Path(out).stat().st_size:,} bytes")
 
 
-def check(folder: str, file: str) -> None:
-    given = load_file(file)
+def load(folder: str | Path, **changes: Any) -> tuple[Any, Any, Any]:
+    """Policy and processors of a folder; `changes` are of its configuration."""
     config = PreTrainedConfig.from_pretrained(folder, trust_remote_code=False)
     config.load_text_encoder = False  # tiny embeddings are given
     config.inference_seed = 11  # the noise of the record
+    for name, value in changes.items():
+        setattr(config, name, value)
     policy = modeling_fastwam.FastWAMPolicy.from_pretrained(
         folder, config=config, strict=True, trust_remote_code=False
     )
@@ -178,10 +188,110 @@ def check(folder: str, file: str) -> None:
         to_transition=policy_action_to_transition, to_output=transition_to_policy_action,
         trust_remote_code=False,
     )  # fmt: skip
-    actions = run(policy.eval(), before, after, given)
+    return policy.eval(), before, after
+
+
+def write_folder(folder: Path, record: dict[str, torch.Tensor]) -> None:
+    """The files that LeRobot saved."""
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in record.items():
+        kind, _, rest = key.partition("/")
+        if kind == "json":
+            (folder / rest).write_bytes(bytes(value.tolist()))
+        elif kind == "file":
+            file, name = rest.split("/")
+            files.setdefault(file, {})[name] = value
+    for file, tensors in files.items():
+        save_file(tensors, folder / file)
+
+
+def train(file: str, out: str) -> None:
+    rng = torch.Generator().manual_seed(6)
+    size, samples, frames = 16, 3, 5
+    features = {name: PolicyFeature(FeatureType.VISUAL, (3, size, size)) for name in CAMERAS}
+    features["observation.state"] = PolicyFeature(FeatureType.STATE, (STATE,))
+    with tempfile.TemporaryDirectory() as home:
+        recorded = load_file(file)
+        write_folder(Path(home), recorded)
+        changes = {"image_size": (size, 2 * size), "input_features": features}
+        policy, before, _ = load(home, **changes)
+    shape = (samples, frames, 3, size, size)
+    given = {n: torch.randint(256, shape, dtype=torch.uint8, generator=rng) for n in CAMERAS}
+    given["observation.state"] = torch.randn(samples, STATE, generator=rng)
+    given["action"] = torch.randn(samples, HORIZON, ACTION, generator=rng)
+    for name in ("observation.state", "action"):  # a value that never changes, as in the data
+        mean = next(v for k, v in recorded.items() if k.endswith(f"/{name}.mean"))
+        given[name][..., -1] = mean[-1]
+    given["action_is_pad"] = torch.zeros(samples, HORIZON, dtype=torch.bool)
+    given["action_is_pad"][1, 5:] = given["action_is_pad"][2, 1:] = True
+    given["context"] = torch.randn(samples, 12, TEXT, generator=rng)
+    given["image_is_pad"] = torch.zeros(samples, frames, dtype=torch.bool)
+    given["image_is_pad"][1, 3:] = given["image_is_pad"][2, 1:] = True
+    whole = {"context_mask": torch.ones(samples, 12, dtype=torch.bool)}
+    batch = before({k: v.float() / 255 if k in CAMERAS else v for k, v in given.items()})
+    batch |= {**whole, **{k: given[k] for k in ("context", "image_is_pad", "action_is_pad")}}
+    found = one_step(policy, batch)
+    rest = {k: v for k, v in batch.items() if not k.endswith("is_pad")}
+    plain = one_step(policy, rest)
+    assert torch.equal(plain["draws/randn_like/0"], found["draws/randn_like/0"])
+    state = {f"given/{k}": v for k, v in given.items()} | found
+    state |= {f"unpadded/{k}": v for k, v in plain.items() if k.startswith("loss")}
+    flow = policy.model.train_action_scheduler
+    with mock.patch.object(torch, "rand", return_value=torch.linspace(0.001, 0.999, 64)):
+        steps = flow.sample_training_t(64, torch.device("cpu"), torch.bfloat16)
+    state |= {"rounded/timesteps": steps, "rounded/weights": flow.training_weight(steps)}
+    for name in ("draws/randn_like/0", "velocity_video"):
+        state[name] = state[name][:, :, 1:]  # the first frame is observed
+    save_file({k: v.detach().clone().contiguous() for k, v in state.items()}, out)
+    print(f"{out}: {len(state)} tensors, {Path(out).stat().st_size:,} bytes")
+
+
+@torch.no_grad()
+def one_step(policy: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What `forward` makes of a batch: draws, levels, mask, velocities and losses."""
+    found: dict[str, torch.Tensor] = {}
+    own = {name: getattr(torch, name) for name in ("rand", "randn_like")}
+    model = policy.model
+    network, visible = model._run_training_mot, model._build_mot_attention_mask
+
+    def drawing(name: str) -> Any:
+        def draw(*args: Any, **options: Any) -> torch.Tensor:
+            place = sum(key.startswith(f"draws/{name}/") for key in found)
+            found[f"draws/{name}/{place}"] = value = own[name](*args, **options)
+            return value
+
+        return draw
+
+    def run_network(inputs: Any, targets: Any) -> Any:
+        found["level_video"], found["level_action"] = (
+            targets[f"timestep_{part}"] for part in ("video", "action")
+        )
+        found["velocity_video"], found["velocity_action"] = pair = network(inputs, targets)
+        return pair
+
+    def build_mask(**options: Any) -> torch.Tensor:
+        found["mask"] = visible(**options)
+        return found["mask"]
+
+    torch.manual_seed(7)
+    with (
+        mock.patch.multiple(torch, rand=drawing("rand"), randn_like=drawing("randn_like")),
+        mock.patch.object(model, "_run_training_mot", run_network),
+        mock.patch.object(model, "_build_mot_attention_mask", build_mask),
+    ):
+        loss, parts = policy.forward(batch)
+    found["loss"] = loss
+    return found | {name: torch.tensor(value) for name, value in parts.items()}
+
+
+def check(folder: str, file: str) -> None:
+    given = load_file(file)
+    policy, before, after = load(folder)
+    actions = run(policy, before, after, given)
     error = float((actions - given["actions"]).abs().max())
     print(json.dumps({"loaded": type(policy).__name__, "largest difference of actions": error}))
 
 
 if __name__ == "__main__":
-    check(*sys.argv[2:4]) if sys.argv[1] == "--check" else record(sys.argv[1])
+    command = {"--check": check, "--train": train}.get(sys.argv[1])
+    command(*sys.argv[2:]) if command is not None else record(sys.argv[1])
