@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from wamkit_fastwam import FastWAM
 
+from wamkit.engine.noise_schedule import NoiseSchedule
 from wamkit.engine.passes import PassRunner
 from wamkit.interfaces.streams import embed_video
 from wamkit.interfaces.types import DenoisingTargets, ModelInputs, ModelOutput, Text
@@ -106,6 +107,21 @@ def test_levels_are_drawn_as_lerobot_draws_them(step: Step, trained: dict[str, T
     for part, levels in (("video", video[:, 1:]), ("action", step.noisy.action.sigma)):
         expected = trained[f"level_{part}"][:, None].expand_as(levels) / 1000
         same_values(levels, expected, VERIFIED["lerobot_levels"], scale=1.0)
+
+
+def test_levels_of_actions_are_rounded_where_lerobot_runs_in_bfloat16(
+    trained: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = released.lerobot(tmp_path / "lerobot", torch_dtype="bfloat16")
+    spec = plan_import(folder, None, PARTS).spec
+    assert not spec.schedules.video.bf16_timesteps
+    flow = NoiseSchedule(spec.schedules.action)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.linspace(0.001, 0.999, 64))
+    levels = flow.sample((64,), torch.zeros(1), torch.Generator())
+    expected = trained["rounded/timesteps"].float() / 1000
+    same_values(levels, expected, VERIFIED["lerobot_levels"], scale=1.0)
+    expected = trained["rounded/weights"]
+    same_values(flow.weight(levels).float(), expected, VERIFIED["lerobot_levels"], scale=1.0)
 
 
 def test_a_training_step_costs_what_lerobot_says(

@@ -159,7 +159,8 @@ def _spec(source: Source, config: Settings) -> dict[str, Any]:
     video, action = config.table("video_dit_config"), config.table("action_dit_config")
     views = cameras(config)
     height, width = config.whole_numbers("image_size", 2)
-    step = {"bf16_sampling": True} if config.get("torch_dtype") == "bfloat16" else {}
+    rounded = config.get("torch_dtype") == "bfloat16"
+    step = {"bf16_sampling": True, "bf16_timesteps": True} if rounded else {}
     shifts = {kind: config.table(f"{kind}_scheduler") for kind in ("video", "action")}
     own_shift = config.get("sigma_shift") is not None
     shift = config.number("sigma_shift") if own_shift else shifts["action"].number("infer_shift")
