@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -17,11 +18,16 @@ from wamkit_fastwam.lerobot_rules import rule_of
 from wamkit_mot.weights import LAYOUTS as MOT
 from wamkit_wan.weights import LAYOUTS as WAN
 
+from wamkit.checkpoints.files import Entry
+from wamkit.checkpoints.source import Source
 from wamkit.config.importing import Normalized
 from wamkit.config.robot import Scaling
 from wamkit.config.trust import trusting_paths
 from wamkit.errors import WamkitError
+from wamkit.files import strict_yaml
 from wamkit.policy.exporting import plan_export
+from wamkit.policy.importing import ImportPlan, plan_import
+from wamkit.policy.saving import strip_paths
 
 OWN_CHOICE = {
     *("base_model_id", "push_to_hub", "inference_seed", "n_action_steps"),
@@ -124,6 +130,60 @@ def test_a_normalization_that_lerobot_lacks_is_written_as_mean_and_deviation() -
     assert mixed.rows == {"mean": [2.0, 1.0], "std": [2.0, 0.5]}
     same = rule_of(["min_max"] * 2, Scaling(), Normalized([2.0, 1.0], [2.0, 1.0], rows))
     assert same.mode == "MIN_MAX" and same.rows is rows
+
+
+def published() -> dict[str, Any]:
+    """`config.json` of LeRobot's class, and names and shapes of its `model.safetensors`."""
+    file = Path(__file__).parent / "data" / "lerobot_fastwam_names.json.gz"
+    return json.loads(gzip.decompress(file.read_bytes()))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImportPlan:
+    """The import of a folder of published size, of which only names and shapes are there."""
+    record, folder = published(), tmp_path / "lerobot"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(record["config.json"]))
+    file = folder / "model.safetensors"
+    file.touch()
+    entries = {k: Entry(file, k, tuple(s), "BF16") for k, s in record["model.safetensors"].items()}
+    monkeypatch.setattr(Source, "_entries", lambda *_: entries)
+    return plan_import(folder, None, ("text_encoder.name=bytes",))
+
+
+def test_every_tensor_of_the_class_has_its_place_at_published_size(whole: ImportPlan) -> None:
+    used = {entry.name for entries in whole.weights.values() for entry in entries.values()}
+    assert used == published()["model.safetensors"].keys()
+    assert not whole.dropped
+
+
+def test_an_export_of_published_size_has_the_names_and_shapes_of_the_class(
+    whole: ImportPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, table in (
+        ("text_encoder/config.json", {"model_type": "umt5", "d_model": 4096}),
+        ("tokenizer/tokenizer.json", {}),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(table))
+    raw = strip_paths(whole.spec).dump()
+    raw["text_encoder"] = {
+        "name": "umt5-xxl", "weights": str(tmp_path),
+        "prompt_template": whole.spec.text_encoder.prompt_template,
+    }  # fmt: skip
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "statistics.json").write_text("{}")
+    (policy / "spec.yaml").write_text(strict_yaml.dumps(raw))
+    held = {}
+    for kind in ("backbone", "action_head"):
+        file = policy / f"{kind}.safetensors"
+        file.touch()
+        tensors = getattr(whole.shape, kind).state_dict()
+        held[file] = {k: Entry(file, k, tuple(t.shape), "BF16") for k, t in tensors.items()}
+    monkeypatch.setattr("wamkit.policy.exporting.headers", lambda files: held[files[0]])
+    found = {k: list(entry.shape) for k, entry in plan_export("lerobot", policy).weights.items()}
+    assert found == published()["model.safetensors"]
 
 
 def test_every_tensor_of_published_size_has_its_name_in_the_class() -> None:

@@ -4,6 +4,7 @@ Run it with https://github.com/huggingface/lerobot (commit 7427f31) and wamkit i
 
     python make_lerobot_fastwam_tiny.py OUT.safetensors          record
     python make_lerobot_fastwam_tiny.py --train RECORD OUT       record a step of its training
+    python make_lerobot_fastwam_tiny.py --names OUT.json.gz      record names at published size
     python make_lerobot_fastwam_tiny.py --check DIR RECORD       load DIR by LeRobot's own classes
 
 `--check` loads the weights strictly and the two processors, and compares the actions with those of
@@ -17,10 +18,12 @@ data sets have it, of smaller images, which its preprocessor made ready. The dra
 kept as they are drawn; the first frame's noise is left out, as the observed frame takes its place.
 `image_is_pad` is what the class reads; LeRobot's data sets name it otherwise, and it goes unread.
 Levels under `rounded/` are those of actions in bfloat16; latents of LeRobot are always float32.
+`--names` builds the class as it is by default, on the meta device.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 import tempfile
@@ -284,6 +287,37 @@ def one_step(policy: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return found | {name: torch.tensor(value) for name, value in parts.items()}
 
 
+def on_meta(build: Any) -> Any:
+    """As `build`, with tensors that hold no values."""
+
+    def built(**options: Any) -> torch.nn.Module:
+        with torch.device("meta"):
+            return build(**options)
+
+    return built
+
+
+def names(out: str) -> None:
+    """Names and shapes of the class as published, and the settings it is built of."""
+    config = FastWAMConfig(device="cpu", load_text_encoder=False)
+    config.set_dataset_feature_metadata(
+        {"observation.state": {}} | {name: {"dtype": "video"} for name in CAMERAS}
+    )
+    with tempfile.TemporaryDirectory() as home:
+        config._save_pretrained(Path(home))
+        settings = json.loads((Path(home) / "config.json").read_text())
+    config.device = "meta"
+    experts = {
+        name: on_meta(getattr(modeling_fastwam, name)) for name in ("WanVideoDiT", "ActionDiT")
+    }
+    with mock.patch.multiple(modeling_fastwam, **experts):
+        policy = modeling_fastwam.FastWAMPolicy(config)
+    table = {name: list(tensor.shape) for name, tensor in sorted(policy.state_dict().items())}
+    found = {"config.json": settings, "model.safetensors": table}
+    Path(out).write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
+    print(f"{out}: {len(table)} tensors, {Path(out).stat().st_size:,} bytes")
+
+
 def check(folder: str, file: str) -> None:
     given = load_file(file)
     policy, before, after = load(folder)
@@ -293,5 +327,5 @@ def check(folder: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    command = {"--check": check, "--train": train}.get(sys.argv[1])
+    command = {"--check": check, "--train": train, "--names": names}.get(sys.argv[1])
     command(*sys.argv[2:]) if command is not None else record(sys.argv[1])
