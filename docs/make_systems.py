@@ -3,7 +3,8 @@
 python docs/make_systems.py
 
 Each importer states in `verified.toml` what was compared with the authors' code, and the largest
-difference found; its tests measure these again.
+difference found; its tests measure these again. What no test can repeat, because it needs their
+library, is under `by_hand`, with their commit and the day.
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ def with_sections(text: str) -> str:
         section, bar, after = rest.partition("\n## ")
         section = re.sub(r"- Verified: .*?\n(?=- |\n)", "", section, flags=re.DOTALL)
         filled = textwrap.fill(f"- Verified: {compared(record)}.", 100, subsequent_indent="  ")
-        for name, why in record.get("open", {}).items():
-            line = f"  - open, {name}: {why}."
+        lines = [
+            f"  - by hand, {name}: {what}." for name, what in record.get("by_hand", {}).items()
+        ]
+        lines += [f"  - open, {name}: {why}." for name, why in record.get("open", {}).items()]
+        for line in lines:
             filled += "\n" + textwrap.fill(line, 100, subsequent_indent="    ")
         place = section.index("- Published: ")
         text = f"{before}{heading}{section[:place]}{filled}\n{section[place:]}{bar}{after}"
