@@ -19,7 +19,7 @@ def made_once(folder: Path, make: Callable[[Path], None], pause: float = 1.0) ->
     One process makes it, and others wait: they look again every `pause` seconds. What a killed
     process left is made anew.
     """
-    part, told = folder.with_name(f"{folder.name}.part"), False
+    part, printed = folder.with_name(f"{folder.name}.part"), False
     while not folder.exists():
         with ExitStack() as stack:
             try:
@@ -27,9 +27,9 @@ def made_once(folder: Path, make: Callable[[Path], None], pause: float = 1.0) ->
             except NotWrittenError:
                 raise
             except WamkitError as problem:
-                if not told:
+                if not printed:
                     print(f"{problem.what}; waiting until it is made", flush=True)
-                told = True
+                printed = True
                 sleep(pause)
                 continue
             if folder.exists():

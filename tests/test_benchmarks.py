@@ -173,7 +173,7 @@ def test_shards_that_start_together_collect_once(tmp_path: Path) -> None:
     (left / "values").write_text("half")
     command = [sys.executable, "-c", MAKE, str(BENCHMARKS), str(tmp_path)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = [one.communicate()[0].splitlines()[-1] for one in started]
-    assert told == ["whole"] * 3 and not any(one.returncode for one in started)
+    printed = [one.communicate()[0].splitlines()[-1] for one in started]
+    assert printed == ["whole"] * 3 and not any(one.returncode for one in started)
     assert (tmp_path / "log").read_text() == "made\n"
     assert {file.name for file in tmp_path.iterdir()} == {"data", "log"}

@@ -359,7 +359,7 @@ def test_serve(drawn: Drawn) -> None:
         "state": state,
         "stateful": True,
     }
-    for _, text in drawn(_draw, metadata, "0.0.0.0", 8000):
+    for _, text in drawn(_draw, metadata, "0.0.0.0", 8000, None):
         expect_whole([names, camera, state], text)
         copied = f'"observation/{CAMERA}": np.zeros((224, 224, 3), np.uint8),'
         assert copied in text and "ws://0.0.0.0:8000" in text

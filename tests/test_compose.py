@@ -320,10 +320,13 @@ def test_comments_are_whole_sentences_about_the_value_that_is_written() -> None:
     from wamkit.config.composing.document import spec_text
 
     tables: dict[str, Any] = {"text_encoder": {"name": "t5-xxl"}, "vae": {"name": "wan2.2"}}
-    for padding, words in (("zeros", "hidden from T5, zero vectors"), ("mask", "as in LTX-Video")):
+    for padding, meaning in (
+        ("zeros", "hidden from T5, zero vectors"),
+        ("mask", "as in LTX-Video"),
+    ):
         tables["text_encoder"]["padding"] = padding
         above, line = _comment_of(spec_text(tables), "padding")
-        assert words in f"{above} {line}" and f"# {padding}:" not in f"{above} {line}"
+        assert meaning in f"{above} {line}" and f"# {padding}:" not in f"{above} {line}"
     tables["vae"] |= {"adapter": "none"}
     assert _comment_of(spec_text(tables), "adapter") == ("", 'adapter = "none"')
     tables["vae"] |= {"adapter": "linear"}

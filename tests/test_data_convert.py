@@ -74,7 +74,7 @@ def test_actions_images_and_states_are_as_the_conventions_have_them(
         image = FrameReader(folder, 1e-4).read(folder.episodes[10], camera, [3])[0]
         stored = last["obs/agentview_rgb"][3]
         turned = {"openpi": stored[::-1, ::-1], "fastwam": stored[::-1, ::-1]}
-        turned |= {"cosmos_policy": stored[::-1], "libero": stored}
+        turned |= {"cosmos_policy": stored, "libero": stored}
         assert np.array_equal(image, turned[conventions])
         state = values.episode_values(10, "observation.state")
         parts = {"cosmos_policy": [last["robot_states"][:]]}
@@ -208,32 +208,35 @@ def test_a_damaged_file_leaves_no_data_set(change: Change, message: str, tmp_pat
     assert not (tmp_path / "set").exists()
 
 
-def _tell(told: Any) -> Change:
+def _named(text: Any) -> Change:
     """Store an instruction as LIBERO's files do."""
 
     def change(data: Any) -> None:
-        data.attrs["problem_info"] = json.dumps({"language_instruction": told})
+        data.attrs["problem_info"] = json.dumps({"language_instruction": text})
 
     return change
 
 
-@pytest.mark.parametrize("told", ["pick up the x", '"pick up the x"', ["pick up the x"], [*"a b"]])
-def test_an_instruction_is_read_as_libero_reads_it(told: Any, tmp_path: Path) -> None:
-    file = write_demonstrations(tmp_path / "own_demo.hdf5", 1, change=_tell(told))
+@pytest.mark.parametrize("text", ["pick up the x", '"pick up the x"', ["pick up the x"], [*"a b"]])
+def test_an_instruction_is_read_as_libero_reads_it(text: Any, tmp_path: Path) -> None:
+    file = write_demonstrations(tmp_path / "own_demo.hdf5", 1, change=_named(text))
     done = convert(Libero(), [file], tmp_path / "set", "image")
-    assert done.instructions == ("".join(told).strip('"'),)
+    assert done.instructions == ("".join(text).strip('"'),)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_tell(["pick", "up"]), r"\['pick', 'up'\], words without spaces"),
-        (_tell([1, 2]), r"language_instruction of data.problem_info is \[1, 2\], expected text"),
-        (_tell({"en": "wave"}), r"is \{'en': 'wave'\}, expected text"),
-        (_tell(None), "is None, expected text"),
-        (_tell([]), "is an empty instruction"),
-        (_tell('" "'), "is an empty instruction"),
-        (_tell("None"), "is 'None', a null that was written as text"),
+        (_named(["pick", "up"]), r"\['pick', 'up'\], words without spaces"),
+        (
+            _named([1, 2]),
+            r"language_instruction of data.problem_info is \[1, 2\], expected text",
+        ),
+        (_named({"en": "wave"}), r"is \{'en': 'wave'\}, expected text"),
+        (_named(None), "is None, expected text"),
+        (_named([]), "is an empty instruction"),
+        (_named('" "'), "is an empty instruction"),
+        (_named("None"), "is 'None', a null that was written as text"),
         (lambda data: data.attrs.pop("problem_info"), "neither its name nor data.problem_info"),
         (lambda data: data.attrs.create("problem_info", [1, 2]), "neither its name nor"),
         (lambda data: data.attrs.create("problem_info", "[" * 10_000), "neither its name nor"),

@@ -116,7 +116,7 @@ def test_steps_in_which_a_robot_stands_still_are_of_no_chunk(policy: Policy) -> 
 
     runner = RealTimeRunner(policy, {"side": "side"}, SIZE, {}, delay)
     found = played(runner, max_steps=STEPS + 2 * 3)
-    assert runner.counts.idle_steps == 2 * 3
+    assert found.timing is not None and found.timing.idle_steps == 2 * 3
     plan = chunks(planned(found), idle=3)
     assert np.array_equal(plan, replayed(policy, found, clip=True, idle=3))
 
@@ -167,29 +167,29 @@ class Arm:
 
 
 class Recorder(LocalPolicy):
-    """A policy that keeps what it was told to have been executed."""
+    """A policy that keeps what it gets as executed."""
 
-    told: list[Any]
+    reported: list[Any]
 
     def infer(self, observation: Any) -> dict[str, Any]:
-        self.told = [*getattr(self, "told", []), observation.get("executed")]
+        self.reported = [*getattr(self, "reported", []), observation.get("executed")]
         return super().infer(observation)
 
 
 def test_a_robot_tells_the_memory_what_execute_returns(policy: Policy) -> None:
-    plans, told = [], []
+    plans, reported = [], []
     for answer in (lambda a: a.clip(-0.25, 0.25).tolist(), lambda a: None, lambda a: a):
         arm = Arm(made := Recorder(policy), answer)
         for _ in range(2):  # each run is an episode of its own
             arm.planned.clear()
             arm.robot.run(STEPS)
         plans.append(np.stack(arm.planned))
-        told.append(made.told)
+        reported.append(made.reported)
     clipped = np.clip(plans[0], -0.25, 0.25).reshape(CHUNKS, SIZE, 1)
-    assert np.abs(plans[0]).max() > 0.25 and len(told[0]) == 2 * CHUNKS
-    assert told[0][0] is None and told[0][CHUNKS] is None
-    assert np.array_equal(told[0][1:CHUNKS], clipped[:-1])
-    assert told[1] == told[2] == [None] * 2 * CHUNKS
+    assert np.abs(plans[0]).max() > 0.25 and len(reported[0]) == 2 * CHUNKS
+    assert reported[0][0] is None and reported[0][CHUNKS] is None
+    assert np.array_equal(reported[0][1:CHUNKS], clipped[:-1])
+    assert reported[1] == reported[2] == [None] * 2 * CHUNKS
     assert np.array_equal(plans[1], plans[2]) and not np.array_equal(plans[0], plans[1])
     assert np.array_equal(plans[0][:SIZE], plans[1][:SIZE])
 

@@ -49,8 +49,8 @@ def test_the_header_is_yaml_with_a_license_that_hubs_know(
 def _run_command(card: str, folder: Path, wamkit: Run, images: Path) -> tuple[int, str, str]:
     line = next(x for x in card.splitlines() if x.strip().startswith("wamkit act FOLDER"))
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images)
-    words = shlex.split(line.replace("=FILE", f"={images}").replace("FOLDER", str(folder)))
-    return wamkit(*words[1:])
+    args = shlex.split(line.replace("=FILE", f"={images}").replace("FOLDER", str(folder)))
+    return wamkit(*args[1:])
 
 
 def test_the_command_of_a_saved_policy_runs_as_it_is_written(wamkit: Run, tmp_path: Path) -> None:

@@ -133,14 +133,14 @@ def _prose(script: Path) -> str:
     return re.sub(r"\s+", " ", " ".join(cell.source for cell in cells))
 
 
-@pytest.mark.parametrize(("term", "words"), EXPLAINED.items())
-def test_a_term_is_explained_where_the_lessons_use_it_first(term: str, words: str) -> None:
+@pytest.mark.parametrize(("term", "meaning"), EXPLAINED.items())
+def test_a_term_is_explained_where_the_lessons_use_it_first(term: str, meaning: str) -> None:
     text = " ".join(map(_prose, SCRIPTS))
-    assert words in text
-    used, explained = re.search(term, text), text.index(words)
+    assert meaning in text
+    used, explained = re.search(term, text), text.index(meaning)
     assert used is not None
     before = text[max(0, used.start() - 60) : used.end() + 20]
-    assert explained <= used.start() < explained + len(words), before
+    assert explained <= used.start() < explained + len(meaning), before
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -209,7 +209,7 @@ def test_pickled_embeddings_are_stored_and_used(
     config = parse(read(TOY)).text_encoder
     tokens = torch.randn(1, 5, config.width)
     file.write_bytes(pickle.dumps({"lift": tokens}))
-    assert run() == 0 and "1 instructions" in capsys.readouterr().out
+    assert run() == 0 and "1 instruction" in capsys.readouterr().out
     assert torch.equal(StoredEncoder(out, config).encode(["lift"]).tokens, tokens)
     out.unlink()
     file.write_bytes(pickle.dumps({"lift": tokens[..., :3]}))

@@ -145,9 +145,9 @@ def test_a_robot_file_gives_the_instruction_of_requests_without_one() -> None:
     with pytest.raises(WamkitError, match="has no 'prompt'") as caught:
         bound.to_request(request)
     assert "instruction =" in caught.value.hint
-    told = aloha.model_copy(update={"instruction": "fold the towel"}).bind(spec)
-    assert told.to_request(request)["prompt"] == "fold the towel"
-    assert told.to_request({**request, "prompt": WORDS})["prompt"] == WORDS
+    instructed = aloha.model_copy(update={"instruction": "fold the towel"}).bind(spec)
+    assert instructed.to_request(request)["prompt"] == "fold the towel"
+    assert instructed.to_request({**request, "prompt": WORDS})["prompt"] == WORDS
 
 
 def test_a_robot_sends_and_gets_its_own_keys_units_and_signs(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ class Ros:
 
     def __init__(self, joints: list[str]) -> None:
         state = SimpleNamespace(name=joints, position=[0.5] * len(joints))
-        picture = message(np.full((32, 32, 3), 7, np.uint8), "rgb8")
-        self.messages = {"/camera": picture, "/joint_states": state}
+        image = message(np.full((32, 32, 3), 7, np.uint8), "rgb8")
+        self.messages = {"/camera": image, "/joint_states": state}
         self.commands, self.receivers, self.ended = list[Any](), dict[str, Any](), Event()
 
     def modules(self) -> dict[str, Any]:

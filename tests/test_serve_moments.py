@@ -56,7 +56,9 @@ def mindful() -> Iterator[tuple[str, int]]:
         yield address_of(listener)
 
 
-def test_a_memory_is_told_late_dropped_early_and_repeated_observations_apart(mindful: Any) -> None:
+def test_late_dropped_early_and_repeated_observations_are_distinguished(
+    mindful: Any,
+) -> None:
     n = remembering().spec.actions.chunk_size
     with Client(*mindful) as client, Client(*mindful) as plain:
         assert client.metadata["moments"]

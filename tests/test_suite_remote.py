@@ -75,8 +75,8 @@ def test_a_server_with_keys_is_given_one_of_a_file(wamkit: Wamkit, tmp_path: Pat
         address = "ws://{}:{}".format(*address_of(listener))
         found = evaluate(wamkit, address, tmp_path / "out", "--api-key-file", keys)
         assert found["complete"]
-        told = [(tmp_path / "out" / name).read_text() for name in ("settings.json", "eval.json")]
-        assert not any("of-some-length" in text for text in told)
+        texts = [(tmp_path / "out" / name).read_text() for name in ("settings.json", "eval.json")]
+        assert not any("of-some-length" in text for text in texts)
         out = ("--out", tmp_path / "other")
         code, _, err = wamkit("eval", address, *SUITE, *out)
         assert code == 2 and "HTTP 401" in err and "--api-key-file FILE" in err

@@ -248,7 +248,7 @@ plt.show()
 # An Euler step is exact where the path of a sample is straight. Paths of *pairs* $(x, \epsilon)$
 # are straight by construction, but where pairs cross, the best prediction is the mean of their
 # velocities, and the path of a *sample* bends. A policy has an easier task than the one above:
-# given the image, the **prompt** (the task in words) and the **state** (what the robot measures of
+# given the image, the **prompt** (the task, as text) and the **state** (what the robot measures of
 # itself, such as the angles of its joints), few actions are right. So let the data be a piece of
 # the upper half circle, more and more narrow. For so few data points the best prediction is known without
 # training: $v(x_\sigma, \sigma) = (x_\sigma - \mathbb E[x \mid x_\sigma])/\sigma$, with the mean

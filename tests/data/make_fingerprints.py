@@ -50,9 +50,11 @@ ALLOWED = 1e-8
 PROMPTS = ("lift", "put the cup on it")
 """Of different lengths, so that the first is padded."""
 STEPS = 4
+"""The most network evaluations of a denoising in the examples."""
 THEN = {"state": "episode", "context_noise_prob": 0.5}
 """What `autoregressive` had by default when the fingerprints were recorded."""
-"""The most network evaluations of a denoising in the examples."""
+UNROUNDED = ("adaptive_wam", "fastwam", "light_wam", "simple_wam")
+"""Examples, by how their names begin, that did not round the levels of training then."""
 
 Print = dict[str, Any]
 """quantity -> its numbers: a tensor's, a module's gradients', or a single one."""
@@ -90,6 +92,9 @@ def examples() -> Iterator[tuple[str, Callable[[], Case]]]:
 
 def _example(path: Path) -> PolicySpec:
     spec = with_overrides(parse(read(path), path.stem).tiny()[0], "dtype=float32")
+    if path.stem.startswith(UNROUNDED):
+        exact = (f"schedules.{part}.bf16_timesteps=false" for part in ("video", "action"))
+        spec = with_overrides(spec, *exact)
     parts = ("video", *spec.predicts)
     found = {part: getattr(spec.schedules, part, None) for part in parts}
     few = {p: min(s.steps, STEPS) for p, s in found.items() if s is not None and s.steps}

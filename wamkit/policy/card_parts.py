@@ -27,22 +27,22 @@ def card_header(license: str | None = None) -> str:
 
 def act_command(spec: PolicySpec) -> str:
     """The command that acts with a saved policy: an image of each view, a state if it has one."""
-    words = [f"--image {view.name}=FILE" for view in spec.cameras.views]
+    options = [f"--image {view.name}=FILE" for view in spec.cameras.views]
     if spec.state.size:
-        words.append(f'--state "{" ".join(["0"] * spec.state.size)}"')
-    return f'wamkit act FOLDER {" ".join(words)} --prompt "..."'
+        options.append(f'--state "{" ".join(["0"] * spec.state.size)}"')
+    return f'wamkit act FOLDER {" ".join(options)} --prompt "..."'
 
 
 def describe_view(view: View) -> str:
     """Name and size of a view, and every setting of it that is not the usual one."""
     usual = View(name=view.name)
     settings = [
-        f"{key} {_said(getattr(view, key))}"
+        f"{key} {_value_text(getattr(view, key))}"
         for key in View.model_fields
         if key not in ("name", "size") and getattr(view, key) != getattr(usual, key)
     ]
     return ", ".join([f"{view.name} {view.size[0]}x{view.size[1]}", *settings])
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -40,7 +40,7 @@ class EpisodeRequests:
     def make(self, one: RunningEpisode, images: int) -> dict[str, Any]:
         """The next request; `images`: how many the last reply asked for.
 
-        A policy with a memory is told what was executed where that is not what it replied.
+        With a memory, a policy gets what was executed where that is not what it replied.
         """
         looks = self._looks(one, images)
         newest = looks[-1]

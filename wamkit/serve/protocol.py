@@ -3,7 +3,7 @@
 A request is a map: `observation/VIEW` images, `observation/state` values, `prompt` an instruction.
 It may hold `seed`, `reset` (a new episode begins with this request), `imagine` (the predicted
 frames are wanted too), `step` and `episode` (when the observation was made, so that late, repeated
-and dropped ones are told apart), where the paradigm remembers, `executed` (the actions that the
+and dropped ones are distinguished), where the paradigm remembers, `executed` (the actions that the
 robot executed), and where the policy takes one, `prefix` (the actions that the chunk begins with).
 No other key is taken.
 """

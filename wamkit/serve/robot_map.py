@@ -36,11 +36,11 @@ from .robot_vectors import ValueMap, VectorMap
 FOLDER = Path(__file__).parent / "robots"
 QUANTITIES = {
     word: quantity
-    for quantity, words in {
+    for quantity, names in {
         "positions": ("position", "positions", "pos", "qpos"),
         "velocities": ("velocity", "velocities", "vel", "qvel"),
     }.items()
-    for word in words
+    for word in names
 }
 """Word in the name of an action -> what the action is."""
 

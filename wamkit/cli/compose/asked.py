@@ -44,17 +44,18 @@ class Asked:
         if self.swap and self.like is None:
             raise WamkitError("--swap changes a spec, and none is named", "add --like SPEC")
         parts = {FLAGS[flag]: part_table(FLAGS[flag], word) for flag, word in self.parts.items()}
-        said = {FLAGS[flag]: f"--{flag} {word}" for flag, word in self.parts.items()}
+        options = {FLAGS[flag]: f"--{flag} {word}" for flag, word in self.parts.items()}
         for word in self.swap:
             kind, equals, name = word.partition("=")
             if not equals or not name:
                 raise WamkitError(f"--swap {word!r} names no part", "such as --swap backbone=NAME")
             kind = kind_of(kind)
-            if kind in said:
+            if kind in options:
                 raise WamkitError(
-                    f"{said[kind]} and --swap {word} both name the {kind}", "leave one of them out"
+                    f"{options[kind]} and --swap {word} both name the {kind}",
+                    "leave one of them out",
                 )
-            said[kind] = f"--swap {word}"
+            options[kind] = f"--swap {word}"
             parts[kind] = part_table(kind, name)
         values: dict[str, Any] = {}
         images: Mapping[str, tuple[int, int]] = {}

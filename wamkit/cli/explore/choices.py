@@ -21,7 +21,7 @@ PACKAGED = Path(__file__).parent / "examples"  # of a wheel
 SOURCE = Path(__file__).parents[3] / "examples"
 LEFT_OUT = ("weights", "lora", "lora_scale", "origin", "embeddings_file", "conditioner_weights")
 """Keys that name files, which change nothing on the page."""
-WITHOUT_SPEC = ("Faster-WAM", "EasyWAM", "OpenWAM", "GigaWorld-Policy-0.5")
+WITHOUT_SPEC = ("Faster-WAM", "EasyWAM", "OpenWAM", "GigaWorld-Policy-0.5", "LaWAM")
 """Systems of docs/systems.md that no spec says yet as they are."""
 FOR_TESTS = "tiny"
 """The variant of a family that has no published weights."""

@@ -63,20 +63,20 @@ def _of_value(text: str, value: Any) -> str:
 
     Empty if it explains other words alone.
     """
-    sentences = list(_sentences(" ".join(text.split())))
-    if not sentences or not isinstance(value, str):
-        return _plain(sentences[0]) if sentences else ""
-    own = [s for s in sentences if re.match(rf"`{re.escape(value)}`", s)]
+    statements = list(_statements(" ".join(text.split())))
+    if not statements or not isinstance(value, str):
+        return _plain(statements[0]) if statements else ""
+    own = [s for s in statements if re.match(rf"`{re.escape(value)}`", s)]
     if own:
         return _plain(re.sub(rf"^`{re.escape(value)}`:\s*", "", own[0]))
-    return "" if re.match(r"`[^`]+`", sentences[0]) else _plain(sentences[0])
+    return "" if re.match(r"`[^`]+`", statements[0]) else _plain(statements[0])
 
 
-def _plain(sentence: str) -> str:
-    return sentence.replace("`", "").rstrip(".;:")
+def _plain(statement: str) -> str:
+    return statement.replace("`", "").rstrip(".;:")
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _statements(text: str) -> Iterator[str]:
     """Sentences, cut at a period or semicolon that stands in no brackets."""
     start = depth = 0
     for place, letter in enumerate(text):

@@ -68,8 +68,8 @@ def read_settings(file: Path) -> dict[str, Any]:
         _File.model_validate(found)
     except ValidationError as error:
         faults = explain_mistakes(error, "", _File)[:8]
-        told = "; ".join(": ".join(filter(None, (*one.between, one.why))) for one in faults)
-        raise WamkitError(f"{file} is damaged: {told}", hint) from None
+        reasons = "; ".join(": ".join(filter(None, (*one.between, one.why))) for one in faults)
+        raise WamkitError(f"{file} is damaged: {reasons}", hint) from None
     return found
 
 

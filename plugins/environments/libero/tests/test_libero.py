@@ -86,18 +86,18 @@ def test_every_other_suite_of_the_package_is_refused_for_what_it_lacks() -> None
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         audit = pool.submit(_audit_package).result()
     assert set(audit) == {*NAMES, *REFUSED}
-    words = {"bddl": "task files", "initial_states": "initial states"}
-    words["nonempty_initial_states"] = "initial states"
+    labels = {"bddl": "task files", "initial_states": "initial states"}
+    labels["nonempty_initial_states"] = "initial states"
     for suite, (count, lacking) in audit.items():
         if suite in NAMES:
             assert count and not lacking
             continue
-        told = REFUSED[suite]
+        reason = REFUSED[suite]
         missing = {what for files in lacking for what in files}
-        assert ("no protocol" in told) == (count > 0 and not missing)
-        assert all(words.get(what, what.removeprefix("asset:")) in told for what in missing)
+        assert ("no protocol" in reason) == (count > 0 and not missing)
+        assert all(labels.get(what, what.removeprefix("asset:")) in reason for what in missing)
         if 0 < len(lacking) < count:
-            assert f"of {len(lacking)} of its tasks" in told
+            assert f"of {len(lacking)} of its tasks" in reason
 
 
 def _audit_package() -> dict[str, tuple[int, list[list[str]]]]:
@@ -165,7 +165,7 @@ def test_a_task_is_named_by_suite_and_index_or_by_its_name() -> None:
         ("libero:libero_object/10", "libero_object/0 to libero_object/9"),
         ("libero:libero_object/-1", "has no task '-1'"),
         ("libero:libero_goal", "libero_goal is a suite; its tasks are libero_goal/0 to"),
-        ("libero:libero_goal_env/0", "lack task files, initial states or assets"),
+        ("libero:libero_goal_env/0", "its task files (BDDL) and initial states"),
         ("libero:turn_on_the_stov", "did you mean 'turn_on_the_stove'"),
         ("libero:", "LIBERO has no task ''"),
     ],

@@ -92,32 +92,32 @@ def _find_instruction(path: Path, group: Any) -> str:
         return INSTRUCTIONS[find_task(path.name.removesuffix(path.suffix).removesuffix("_demo"))]
     except ValueError:
         pass
-    cure = '--env-arg instruction="..."'
+    hint = '--env-arg instruction="..."'
     try:
         stored = group.attrs["problem_info"]
         if not isinstance(stored, str | bytes):
             raise TypeError(f"problem_info is a {type(stored).__name__}")
-        told = json.loads(stored)["language_instruction"]
+        found = json.loads(stored)["language_instruction"]
     except (KeyError, ValueError, TypeError, OSError, RecursionError):
         raise WamkitError(
-            f"{path} says no instruction: neither its name nor data.problem_info", cure
+            f"{path} says no instruction: neither its name nor data.problem_info", hint
         ) from None
-    words = [told] if isinstance(told, str) else told
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    parts = [found] if isinstance(found, str) else found
+    if not isinstance(parts, list) or not all(isinstance(word, str) for word in parts):
         raise WamkitError(
-            f"{path}: language_instruction of data.problem_info is {told!r:.80}, expected text",
-            cure,
+            f"{path}: language_instruction of data.problem_info is {found!r:.80}, expected text",
+            hint,
         )
-    joined = "".join(words)  # as LIBERO's own reader does
-    if len(words) > 1 and " " not in joined:
+    joined = "".join(parts)  # as LIBERO's own reader does
+    if len(parts) > 1 and " " not in joined:
         raise WamkitError(
-            f"{path}: language_instruction of data.problem_info is {told!r:.80}, words without "
+            f"{path}: language_instruction of data.problem_info is {found!r:.80}, words without "
             "spaces between them",
-            cure,
+            hint,
         )
     if not (instruction := joined.strip('" ')):
         raise WamkitError(
-            f"{path}: language_instruction of data.problem_info is an empty instruction", cure
+            f"{path}: language_instruction of data.problem_info is an empty instruction", hint
         )
     return instruction
 

@@ -66,7 +66,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 @pytest.fixture(params=["padded", "unpadded"])
 def name(request: pytest.FixtureRequest) -> str:
-    """Whether the class was told which actions and images are padding."""
+    """Whether the class knew which actions and images are padding."""
     return str(request.param)
 
 
@@ -79,12 +79,12 @@ def step(
     text = Text(trained["given/context"])
     monkeypatch.setattr("wamkit.policy.preprocessing.embed_prompts", lambda *_, **__: text)
     images = {view: trained[f"given/observation.images.{view}"] for view in CAMERAS}
-    told = name == "padded"
+    marked = name == "padded"
     batch = Batch(
         Observation(images, ("a", "b", "c"), trained["given/observation.state"]),
         trained["given/action"],
-        step_valid=~trained["given/action_is_pad"] if told else None,
-        frame_valid=~trained["given/image_is_pad"] if told else None,
+        step_valid=~trained["given/action_is_pad"] if marked else None,
+        frame_valid=~trained["given/image_is_pad"] if marked else None,
     )
     draws = iter([trained["draws/rand/1"], trained["draws/rand/0"]])  # the action's comes first
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(draws))
